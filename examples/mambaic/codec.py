@@ -1,0 +1,139 @@
+"""The codec: transforms g_a and g_s around ssmctx's entropy model, in three sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from compressai.models import SimpleVAECompressionModel
+from torch import Tensor, nn
+
+from ssmctx import ChannelSpatialContext, MambaICEntropyModel, VSSBlock
+from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
+from ssmctx.errors import ArgumentError
+
+STRIDE = 16  # image pixels per latent cell, along each side
+LATENT_STEPS = 8  # quantisation steps that y spans at the start of training
+HYPER_STRIDE = 4  # latent cells per cell of z
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Sizes of a codec: N, M and depths as the paper names them (depths of the three stages of g_a, then of h_a)."""
+
+    N: int
+    M: int
+    num_slices: int
+    hyper_channels: int
+    depths: tuple[int, int, int, int]
+    d_state: int
+    drop_path: float
+
+
+PRESETS = {
+    "tiny": Preset(N=16, M=60, num_slices=5, hyper_channels=24, depths=(0, 1, 1, 1), d_state=4, drop_path=0.0),
+    "small": Preset(N=48, M=160, num_slices=5, hyper_channels=96, depths=(1, 1, 2, 1), d_state=8, drop_path=0.0),
+    "full": Preset(N=128, M=320, num_slices=5, hyper_channels=192, depths=(2, 2, 9, 2), d_state=16, drop_path=0.1),
+}
+
+
+class MambaIC(SimpleVAECompressionModel):
+    """MambaIC (paper section 3.2 and appendix C): VSS transforms around the channel-spatial entropy model.
+
+    Args:
+        preset: name of an entry of `PRESETS`.
+
+    Shape:
+        forward: (batch, 3, H, W) in [0, 1], any H and W of at least 1, to "x_hat" of the same shape and "likelihoods".
+    """
+
+    def __init__(self, preset: str) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ArgumentError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+        p = PRESETS[preset]
+        self.preset = preset
+        width = 2 * p.N
+        *stages, hyper_depth = p.depths
+        deepest = max(1, sum(stages) - 1)
+        rates = [p.drop_path * i / deepest for i in range(sum(stages))]
+
+        def blocks(stage: int) -> list[nn.Module]:
+            first = sum(stages[:stage])
+            return [VSSBlock(width, p.d_state, drop_path=r) for r in rates[first : first + stages[stage]]]
+
+        self.g_a = nn.Sequential(
+            nn.Conv2d(3, width, 5, stride=2, padding=2),
+            *blocks(0),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            *blocks(1),
+            nn.Conv2d(width, width, 3, stride=2, padding=1),
+            *blocks(2),
+            nn.Conv2d(width, p.M, 3, stride=2, padding=1),
+        )
+        self.g_s = nn.Sequential(
+            nn.ConvTranspose2d(p.M, width, 3, stride=2, padding=1, output_padding=1),
+            *reversed(blocks(2)),
+            nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1),
+            *reversed(blocks(1)),
+            nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1),
+            *reversed(blocks(0)),
+            nn.ConvTranspose2d(width, 3, 5, stride=2, padding=2, output_padding=1),
+        )
+        self.latent_codec = MambaICEntropyModel(
+            p.M,
+            hyper_channels=p.hyper_channels,
+            context=ChannelSpatialContext(p.M, p.num_slices, d_state=p.d_state),
+            h_a=hyper_analysis(p.M, width, p.hyper_channels, hyper_depth, p.d_state),
+            h_s=HyperSynthesis(p.M, width, p.hyper_channels, hyper_depth, p.d_state),
+        )
+        self._initialise()
+
+    @torch.no_grad()
+    def _initialise(self) -> None:
+        """Keep variance through the strided layers, and let y start out several quantisation steps wide.
+
+        torch's default shrinks every layer's output: y would round to zero, and training begin by growing it.
+        """
+        for layer in [*self.g_a, *self.g_s]:
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                inputs = layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
+                if isinstance(layer, nn.ConvTranspose2d):
+                    inputs /= layer.stride[0] * layer.stride[1]
+                nn.init.normal_(layer.weight, std=inputs**-0.5)
+        self.g_a[-1].weight *= LATENT_STEPS
+        self.g_s[0].weight /= LATENT_STEPS
+        self.g_s[-1].bias.fill_(0.5)  # mid-grey
+
+    def forward(self, x: Tensor) -> dict:
+        """Reconstruct x and estimate its rate."""
+        out = super().forward(pad(x))
+        return {**out, "x_hat": out["x_hat"][..., : x.shape[2], : x.shape[3]]}
+
+    def compress(self, x: Tensor) -> dict:
+        """Code x; "strings", "shape" and "y_hat" as `MambaICEntropyModel.compress` gives them."""
+        return super().compress(pad(x))
+
+    def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
+        """The picture (batch, 3, H, W) in [0, 1] that y_hat stands for, cropped to `size` (H, W)."""
+        return self.g_s(y_hat).clamp(0, 1)[..., : size[0], : size[1]]
+
+
+def pad(x: Tensor) -> Tensor:
+    """Repeat the last row and column until both sides are multiples of 16."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+
+
+def latent_sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
+    """Sizes of y and z for a picture, as `MambaICEntropyModel.decompress` takes them."""
+    y = (-(-height // STRIDE), -(-width // STRIDE))
+    return {"y": y, "hyper": (-(-y[0] // HYPER_STRIDE), -(-y[1] // HYPER_STRIDE))}
+
+
+def describe(preset: str) -> str:
+    """One line about a preset, for help texts."""
+    sizes = dataclasses.asdict(PRESETS[preset])
+    return f"{preset} (N={sizes['N']}, M={sizes['M']}, depths {'-'.join(map(str, sizes['depths']))})"

@@ -1,0 +1,94 @@
+"""From a picture to a `.sic` file and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mambaic.codec import MambaIC, latent_sizes
+from mambaic.errors import DataError
+from mambaic.images import read_image, to_float, to_pixels, write_png
+from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.fingerprint import fingerprint
+
+
+class PictureCodec:
+    """Codes pictures with one model.
+
+    Args:
+        model: in evaluation mode, updated.
+    """
+
+    def __init__(self, model: MambaIC) -> None:
+        self.model = model
+        self.fingerprint = fingerprint(model)
+        self.device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, pixels: Tensor) -> tuple[CodedPicture, Tensor]:
+        """Code uint8 pixels (3, H, W); returns the file's content and y_hat."""
+        coded = self.model.compress(to_float(pixels).to(self.device))
+        (y_stream,), (z_stream,) = coded["strings"]
+        _, height, width = pixels.shape
+        return CodedPicture(self.fingerprint, width, height, y_stream, z_stream), coded["y_hat"]
+
+    @torch.no_grad()
+    def reconstruct(self, y_hat: Tensor, height: int, width: int) -> Tensor:
+        """uint8 pixels (3, H, W) of y_hat."""
+        return to_pixels(self.model.reconstruct(y_hat, (height, width)).cpu())
+
+    @torch.no_grad()
+    def decode(self, picture: CodedPicture) -> Tensor:
+        """uint8 pixels (3, H, W) of a coded picture.
+
+        Raises:
+            ModelMismatchError: another model wrote it.
+        """
+        picture.check_model(self.fingerprint)
+        sizes = latent_sizes(picture.height, picture.width)
+        strings = [[picture.y_stream], [picture.z_stream]]
+        y_hat = self.model.latent_codec.decompress(strings, sizes)["y_hat"]
+        return self.reconstruct(y_hat, picture.height, picture.width)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written: `bytes` on disk and bits per pixel."""
+
+    bytes: int
+    bpp: float
+
+
+def compress_file(
+    codec: PictureCodec, source: str | Path, target: str | Path, reconstruction: str | Path | None
+) -> Written:
+    """Code a picture file into a `.sic` file; optionally write the encoder's own reconstruction as a PNG file."""
+    pixels = read_image(source)
+    picture, y_hat = codec.encode(pixels)
+    write_whole(target, picture.to_bytes())
+    if reconstruction is not None:
+        write_png(reconstruction, codec.reconstruct(y_hat, picture.height, picture.width))
+    size = Path(target).stat().st_size
+    return Written(size, 8 * size / (picture.height * picture.width))
+
+
+def read_coded(path: str | Path) -> CodedPicture:
+    """Parse a `.sic` file.
+
+    Raises:
+        DataError: no such file.
+        CorruptStreamError: the file is damaged or not ours.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"no file {path}: check the path")
+    return CodedPicture.from_bytes(Path(path).read_bytes())
+
+
+def decompress_file(codec: PictureCodec, source: str | Path, target: str | Path) -> tuple[int, int]:
+    """Decode a `.sic` file into a PNG file; returns its width and height."""
+    picture = read_coded(source)
+    write_png(target, codec.decode(picture))
+    return picture.width, picture.height

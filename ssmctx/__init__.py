@@ -1,0 +1,52 @@
+"""ssmctx: entropy-model components for learned image compression, around MambaIC (CVPR 2025)."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ssmctx import registry as _registry
+
+if TYPE_CHECKING:
+    from ssmctx.context import ChannelSpatialContext, CodingOrder, ContextModel
+    from ssmctx.entropy.model import MambaICEntropyModel
+    from ssmctx.layers import VSSBlock, WindowLocalAttention
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChannelSpatialContext",
+    "CodingOrder",
+    "ContextModel",
+    "MambaICEntropyModel",
+    "VSSBlock",
+    "WindowLocalAttention",
+    "__version__",
+]
+
+# imported when first used, so that `import ssmctx` costs little more than `import torch`
+_HOMES = {
+    "ChannelSpatialContext": "ssmctx.context",
+    "CodingOrder": "ssmctx.context",
+    "ContextModel": "ssmctx.context",
+    "MambaICEntropyModel": "ssmctx.entropy.model",
+    "VSSBlock": "ssmctx.layers",
+    "WindowLocalAttention": "ssmctx.layers",
+}
+
+_registry.scan_backends.register("reference", "ssmctx.scan.reference:cross_selective_scan")
+_registry.scan_backends.register("torch", "ssmctx.scan.chunked:cross_selective_scan")
+_registry.blocks.register("vss", "ssmctx.layers.vss:VSSBlock")
+_registry.blocks.register("window-attention", "ssmctx.layers.window_attention:WindowLocalAttention")
+_registry.contexts.register("channel-spatial", "ssmctx.context.channel_spatial:ChannelSpatialContext")
+_registry.entropy_models.register("mambaic", "ssmctx.entropy.model:MambaICEntropyModel")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ssmctx' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,7 @@
+"""Context models: what is coded when, and its distribution given what is coded already."""
+
+from ssmctx.context.base import ContextModel
+from ssmctx.context.channel_spatial import ChannelSpatialContext
+from ssmctx.context.order import CodingOrder
+
+__all__ = ["ChannelSpatialContext", "CodingOrder", "ContextModel"]

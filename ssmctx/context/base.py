@@ -1,0 +1,61 @@
+"""What a context model is: a coding order, and a network that predicts each step from the steps before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ssmctx.context.order import CodingOrder
+from ssmctx.errors import ShapeError
+
+__all__ = ["ContextModel"]
+
+
+class ContextModel(nn.Module):
+    """Base class of context models; derive from it and write `forward`.
+
+    Args:
+        order: the coding order that the model follows.
+    """
+
+    def __init__(self, order: CodingOrder) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(
+        self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Predict the distribution of the elements that one step codes.
+
+        Must read of `y_hat` only what steps before this one coded; the coding loop hands it nothing else.
+
+        Args:
+            step: the coding step, 0 to `order.num_steps - 1`.
+            y_hat: the latent as far as it is coded.
+            side: side information, h_s(z_hat).
+            memo: scratch that the steps of one latent share in coding order, for what several of them need; None
+                computes everything anew.
+
+        Shape:
+            y_hat (batch, M, H, W); side (batch, 2M, H, W).
+
+        Returns:
+            mean and scale, each (batch, channels of the step's slice, H, W). A scale may be any real number: the
+            entropy model bounds it below.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define forward(step, y_hat, side, memo=None)")
+
+    def check_inputs(self, y_hat: Tensor, side: Tensor) -> None:
+        """Raise ShapeError unless y_hat is (batch, M, H, W) and side (batch, 2M, H, W) of the same picture."""
+        M = self.order.num_channels
+        name = type(self).__name__
+        if y_hat.dim() != 4 or y_hat.shape[1] != M or y_hat.numel() == 0:
+            raise ShapeError(
+                f"{name} expects y_hat of shape (batch, {M}, H, W) with every size at least 1, got {tuple(y_hat.shape)}"
+            )
+        expected = (y_hat.shape[0], 2 * M, *y_hat.shape[2:])
+        if tuple(side.shape) != expected:
+            raise ShapeError(
+                f"{name} expects side of shape {expected} for y_hat {tuple(y_hat.shape)}, got {tuple(side.shape)}"
+            )

@@ -1,0 +1,1 @@
+"""Entropy models, coding and files."""

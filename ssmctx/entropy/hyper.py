@@ -1,0 +1,65 @@
+"""The hyper-transforms h_a and h_s of MambaIC."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ssmctx.layers.vss import VSSBlock
+
+__all__ = ["HyperSynthesis", "hyper_analysis"]
+
+
+def hyper_analysis(M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16) -> nn.Sequential:
+    """h_a: y (batch, M, H, W) to z (batch, hyper_channels, ceil(H / 4), ceil(W / 4)).
+
+    Args:
+        M: channels of y.
+        width: channels between the two strided convolutions (2N in the paper).
+        hyper_channels: channels of z.
+        depth: VSS blocks between them.
+        d_state: states of these blocks.
+
+    Source:
+        MambaIC section 3.2 and appendix C.
+    """
+    return nn.Sequential(
+        nn.Conv2d(M, width, 3, stride=2, padding=1),
+        *(VSSBlock(width, d_state=d_state) for _ in range(depth)),
+        nn.Conv2d(width, hyper_channels, 3, stride=2, padding=1),
+    )
+
+
+class HyperSynthesis(nn.Module):
+    """h_s: z_hat to side information, two mirrored stacks (means and scales) of the same shape.
+
+    Args:
+        M: channels of y; the side information has 2M.
+        width: channels between the two deconvolutions (2N in the paper).
+        hyper_channels: channels of z.
+        depth: VSS blocks between them.
+        d_state: states of these blocks.
+
+    Shape:
+        (batch, hyper_channels, h, w) to (batch, 2M, 4h, 4w).
+
+    Source:
+        MambaIC section 3.2 and appendix C.
+    """
+
+    def __init__(self, M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16) -> None:
+        super().__init__()
+
+        def stack() -> nn.Sequential:
+            return nn.Sequential(
+                nn.ConvTranspose2d(hyper_channels, width, 3, stride=2, padding=1, output_padding=1),
+                *(VSSBlock(width, d_state=d_state) for _ in range(depth)),
+                nn.ConvTranspose2d(width, M, 3, stride=2, padding=1, output_padding=1),
+            )
+
+        self.means = stack()
+        self.scales = stack()
+
+    def forward(self, z_hat: Tensor) -> Tensor:
+        """Side information of z_hat."""
+        return torch.cat([self.means(z_hat), self.scales(z_hat)], dim=1)

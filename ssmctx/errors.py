@@ -1,0 +1,61 @@
+"""Every error that ssmctx raises on purpose; catch `SsmctxError` for all of them."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArgumentError",
+    "BackendUnavailableError",
+    "CorruptStreamError",
+    "DuplicateNameError",
+    "ModelMismatchError",
+    "NonFiniteError",
+    "NotUpdatedError",
+    "ShapeError",
+    "SsmctxError",
+    "StreamError",
+    "UnknownNameError",
+]
+
+
+class SsmctxError(Exception):
+    """Base class of the errors of this library."""
+
+
+class ArgumentError(SsmctxError, ValueError):
+    """An argument has a value that the callee cannot work with."""
+
+
+class ShapeError(ArgumentError):
+    """A tensor has another shape than the callee needs."""
+
+
+class NonFiniteError(ArgumentError):
+    """A tensor holds NaN or an infinity where finite numbers are needed."""
+
+
+class DuplicateNameError(SsmctxError, ValueError):
+    """A name is registered already."""
+
+
+class UnknownNameError(SsmctxError, LookupError):
+    """No component is registered under this name."""
+
+
+class BackendUnavailableError(SsmctxError, RuntimeError):
+    """A scan backend was asked for by name and cannot run here."""
+
+
+class NotUpdatedError(SsmctxError, RuntimeError):
+    """The coding tables were not built: call `update()` first."""
+
+
+class StreamError(SsmctxError, ValueError):
+    """A stream or file cannot be decoded."""
+
+
+class CorruptStreamError(StreamError):
+    """A stream or file is truncated, damaged or not ours."""
+
+
+class ModelMismatchError(StreamError):
+    """A file was written by another model than the one that reads it."""

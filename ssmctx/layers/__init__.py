@@ -1,0 +1,6 @@
+"""Drop-in layers on NCHW pictures."""
+
+from ssmctx.layers.vss import SS2D, VSSBlock
+from ssmctx.layers.window_attention import WindowLocalAttention
+
+__all__ = ["SS2D", "VSSBlock", "WindowLocalAttention"]

@@ -1,0 +1,24 @@
+"""Checks of what users hand to layers."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ssmctx.errors import ArgumentError, ShapeError
+
+__all__ = ["check_picture", "check_positive"]
+
+
+def check_picture(owner: str, x: Tensor, channels: int, name: str = "x") -> None:
+    """Raise ShapeError unless x is (batch, channels, H, W) with every size at least 1."""
+    if x.dim() != 4 or x.shape[1] != channels or x.numel() == 0:
+        raise ShapeError(
+            f"{owner} expects {name} (batch, {channels}, H, W), every size at least 1, got {tuple(x.shape)}"
+        )
+
+
+def check_positive(owner: str, **sizes: int) -> None:
+    """Raise ArgumentError unless every size is a whole number of at least 1."""
+    for name, value in sizes.items():
+        if not isinstance(value, int) or value < 1:
+            raise ArgumentError(f"{owner}: {name} must be a whole number of at least 1, got {value!r}")

@@ -1,0 +1,137 @@
+"""SS2D, the selective scan in four directions with its projections, and the visual state space block around it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssmctx.errors import ArgumentError
+from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.scan import DIRECTIONS, cross_selective_scan
+from ssmctx.scan.dispatch import resolve_backend
+
+__all__ = ["SS2D", "VSSBlock"]
+
+_DT_MIN, _DT_MAX = 1e-3, 1e-1
+
+
+class SS2D(nn.Module):
+    r"""Selective scan of a picture in four directions, each with its own input-dependent dt, B and C.
+
+    $$ (\delta, B, C)_{k} = W^x_k u, \quad dt_k = \mathrm{softplus}(W^{dt}_k \delta_k + b_k), \quad
+    v = \sum_k \mathrm{scan}_k(u, dt_k, A_k, B_k, C_k, D_k) $$
+
+    A = -exp(A_log) is negative whatever the parameter holds. Works on channels-last data.
+
+    Args:
+        d_inner: channels of u.
+        dt_rank: width of the low-rank step sizes.
+        d_state: states N per channel.
+        scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
+
+    Shape:
+        (batch, H, W, d_inner) to the same.
+
+    Source:
+        MambaIC section 3.2, figure 2b; initialisation as in Mamba (Gu and Dao, 2023).
+    """
+
+    def __init__(self, d_inner: int, dt_rank: int, d_state: int = 16, scan_backend: str = "auto") -> None:
+        super().__init__()
+        check_positive("SS2D", d_inner=d_inner, dt_rank=dt_rank, d_state=d_state)
+        resolve_backend(scan_backend)
+        directions = len(DIRECTIONS)
+        self.dt_rank, self.d_state, self.scan_backend = dt_rank, d_state, scan_backend
+        self.x_proj_weight = nn.Parameter(torch.empty(directions, dt_rank + 2 * d_state, d_inner))
+        self.dt_proj_weight = nn.Parameter(torch.empty(directions, d_inner, dt_rank))
+        self.dt_bias = nn.Parameter(torch.empty(directions, d_inner))
+        self.A_log = nn.Parameter(torch.empty(directions, d_inner, d_state))
+        self.D = nn.Parameter(torch.ones(directions, d_inner))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise as Mamba does."""
+        nn.init.uniform_(
+            self.x_proj_weight, -(self.x_proj_weight.shape[-1] ** -0.5), self.x_proj_weight.shape[-1] ** -0.5
+        )
+        bound = (
+            math.sqrt(3) * self.dt_rank**-0.5
+        )  # a uniform distribution of this bound has standard deviation dt_rank^-0.5
+        nn.init.uniform_(self.dt_proj_weight, -bound, bound)
+        dt = torch.empty_like(self.dt_bias).uniform_(math.log(_DT_MIN), math.log(_DT_MAX)).exp()
+        self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
+        nn.init.ones_(self.D)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Scan u, (batch, H, W, d_inner)."""
+        projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
+        projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
+        low_rank, B, C = torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
+        dt_raw = torch.einsum("bhwkr,kdr->bhwkd", low_rank, self.dt_proj_weight)
+        A = -torch.exp(self.A_log.float() if self.A_log.dtype in (torch.float16, torch.bfloat16) else self.A_log)
+        return cross_selective_scan(u, dt_raw, A, B, C, self.D, self.dt_bias, backend=self.scan_backend)
+
+
+class VSSBlock(nn.Module):
+    r"""Visual state space block: a gated SS2D behind a LayerNorm, with a residual.
+
+    $$ (u, g) = W_{in}\,\mathrm{LN}(x), \quad
+    x + W_{out}\,[\mathrm{LN}(\mathrm{SS2D}(\mathrm{SiLU}(\mathrm{DWConv}_{3\times 3}(u)))) \odot \mathrm{SiLU}(g)] $$
+
+    Args:
+        dim: channels c of the picture.
+        d_state: states N per channel.
+        expand: d_inner = expand * dim.
+        drop_path: probability that training drops the branch of a sample (stochastic depth).
+        scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
+
+    Shape:
+        (batch, dim, H, W) to the same, any H and W of at least 1.
+
+    Raises:
+        ShapeError: x has another number of channels, or an empty side.
+        ArgumentError: a size below 1, or drop_path outside [0, 1).
+
+    Source:
+        MambaIC section 3.2, figure 2b; dt_rank = ceil(dim / 16).
+
+    Example:
+        >>> VSSBlock(32)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
+    """
+
+    def __init__(
+        self, dim: int, d_state: int = 16, expand: int = 2, drop_path: float = 0.0, scan_backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        check_positive("VSSBlock", dim=dim, d_state=d_state, expand=expand)
+        if not 0 <= drop_path < 1:
+            raise ArgumentError(f"VSSBlock: drop_path must lie in [0, 1), got {drop_path!r}")
+        d_inner = expand * dim
+        self.dim, self.drop_path = dim, drop_path
+        self.norm = nn.LayerNorm(dim)
+        self.in_proj = nn.Linear(dim, 2 * d_inner, bias=False)
+        self.conv = nn.Conv2d(d_inner, d_inner, 3, padding=1, groups=d_inner)
+        self.scan = SS2D(d_inner, math.ceil(dim / 16), d_state, scan_backend)
+        self.out_norm = nn.LayerNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to x, (batch, dim, H, W)."""
+        check_picture("VSSBlock", x, self.dim)
+        branch = self._branch(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        if self.training and self.drop_path > 0:
+            keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_path
+            branch = branch * keep / (1 - self.drop_path)
+        return x + branch
+
+    def _branch(self, x: Tensor) -> Tensor:
+        u, gate = self.in_proj(x).chunk(2, dim=-1)
+        u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        y: Tensor = self.out_proj(self.out_norm(self.scan(u)) * F.silu(gate))
+        return y

@@ -1,0 +1,113 @@
+"""Typed registries: one per kind of component, open to other packages through entry points."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any, Generic, TypeVar, cast, overload
+
+from ssmctx.errors import DuplicateNameError, UnknownNameError
+
+__all__ = ["Registry", "blocks", "contexts", "entropy_models", "scan_backends"]
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Registry(Generic[T]):
+    """Names for the components of one kind.
+
+    A component is registered as an object or as the string `"module:attribute"`, which is imported when it is first
+    used.
+    Other packages add theirs with an entry point in the group `ssmctx.<kind>s`; those are read when a name is first
+    looked up.
+
+    Args:
+        kind: what the components are, in the singular, as error messages say it.
+
+    Example:
+        >>> sizes = Registry[int]("size")
+        >>> sizes.register("big", lambda: 8)        # doctest: +ELLIPSIS
+        <function ...>
+        >>> sizes.create("big"), sizes.names()
+        (8, ('big',))
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.group = f"ssmctx.{kind.replace(' ', '_')}s"
+        self._targets: dict[str, Callable[..., T] | str] = {}
+        self._plugins_read = False
+
+    @overload
+    def register(self, name: str) -> Callable[[F], F]: ...
+    @overload
+    def register(self, name: str, target: str) -> str: ...
+    @overload
+    def register(self, name: str, target: F) -> F: ...
+
+    def register(self, name: str, target: Any = None) -> Any:
+        """Add a component under a new name; without `target`, a decorator.
+
+        Args:
+            name: the name to add.
+            target: a class or function that makes the component, or `"module:attribute"`.
+
+        Returns:
+            The target itself, so that decorated classes stay what they are.
+
+        Raises:
+            DuplicateNameError: the name is taken; nothing is ever overwritten.
+        """
+        if target is None:
+            return lambda decorated: self.register(name, decorated)
+        if name in self._targets:
+            raise DuplicateNameError(
+                f"the {self.kind} {name!r} is registered already (as {self._targets[name]!r}); choose another name"
+            )
+        self._targets[name] = target
+        return target
+
+    def names(self) -> tuple[str, ...]:
+        """All registered names, sorted."""
+        self._read_plugins()
+        return tuple(sorted(self._targets))
+
+    def get(self, name: str) -> Callable[..., T]:
+        """The class or function registered under `name`.
+
+        Raises:
+            UnknownNameError: no such name; the message lists the known ones and the nearest match.
+        """
+        if name not in self._targets:
+            self._read_plugins()
+        if name not in self._targets:
+            near = difflib.get_close_matches(str(name), self._targets, n=1, cutoff=0.5)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            known = ", ".join(self.names()) or "none"
+            raise UnknownNameError(f"unknown {self.kind} {name!r}{hint}; known: {known}")
+        target = self._targets[name]
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = cast("Callable[..., T]", getattr(importlib.import_module(module), attribute))
+            self._targets[name] = target
+        return target
+
+    def create(self, name: str, *args: Any, **kwargs: Any) -> T:
+        """Call the component registered under `name` with the given arguments."""
+        return self.get(name)(*args, **kwargs)
+
+    def _read_plugins(self) -> None:
+        if self._plugins_read:
+            return
+        self._plugins_read = True
+        for point in metadata.entry_points(group=self.group):
+            self.register(point.name, point.value)
+
+
+blocks: Registry[Any] = Registry("block")
+contexts: Registry[Any] = Registry("context")
+entropy_models: Registry[Any] = Registry("entropy model")
+scan_backends: Registry[Any] = Registry("scan backend")

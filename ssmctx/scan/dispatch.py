@@ -1,0 +1,111 @@
+"""The front of the scan: checks arguments, picks the backend, guards precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ssmctx.errors import ArgumentError, ShapeError
+from ssmctx.registry import scan_backends
+from ssmctx.scan.directions import DIRECTIONS
+
+__all__ = ["cross_selective_scan", "resolve_backend"]
+
+
+def resolve_backend(name: str) -> str:
+    """The backend that `name` stands for: itself, or the fastest available for "auto".
+
+    Raises:
+        UnknownNameError: no such backend.
+    """
+    if name == "auto":
+        return "torch"
+    scan_backends.get(name)
+    return name
+
+
+def cross_selective_scan(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    directions: Sequence[str] = DIRECTIONS,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    r"""Selective scan of a picture along several directions, added up at each pixel (the core of SS2D).
+
+    $$ dt = \mathrm{softplus}(dt_{raw} + dt_{bias}), \quad h_l = e^{dt_l A} h_{l-1} + dt_l B_l u_l, \quad
+    v_l = C_l \cdot h_l + D u_l $$
+
+    per direction, channel and state, with h = 0 before the first pixel of a direction; the result is the sum of v over
+    the directions.
+
+    Args:
+        u: input.
+        dt_raw: step sizes before bias and softplus.
+        A: decay rates, all negative.
+        B: input weights.
+        C: output weights.
+        D: skip weights.
+        dt_bias: bias of the step sizes.
+        directions: which ways to walk, from `DIRECTIONS`; their number is K.
+        backend: a name from `ssmctx.registry.scan_backends`, or "auto".
+
+    Shape:
+        u (batch, H, W, d); dt_raw (batch, H, W, K, d); A (K, d, N); B and C (batch, H, W, K, N); D and dt_bias (K, d).
+
+    Returns:
+        (batch, H, W, d), in u's dtype. States and exponentials are float32 or wider whatever the inputs are.
+
+    Raises:
+        ShapeError: an argument's shape does not fit the others.
+        ArgumentError: an unknown direction.
+        UnknownNameError: an unknown backend.
+
+    Source:
+        MambaIC section 3.1, equations 7-9, and section 3.2 (SS2D); Mamba (Gu and Dao, 2023), algorithm 2.
+
+    Example:
+        >>> u = torch.randn(1, 4, 5, 8); x = torch.randn(1, 4, 5, 4, 8); bc = torch.randn(1, 4, 5, 4, 16)
+        >>> A = -torch.ones(4, 8, 16); D = torch.ones(4, 8)
+        >>> cross_selective_scan(u, x, A, bc, bc, D, D).shape
+        torch.Size([1, 4, 5, 8])
+    """
+    _check(u, dt_raw, A, B, C, D, dt_bias, directions)
+    run = scan_backends.get(resolve_backend(backend))
+    work = torch.promote_types(u.dtype, torch.float32)
+    with torch.autocast(u.device.type, enabled=False):
+        v: Tensor = run(*(x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias)), tuple(directions))
+    return v.to(u.dtype)
+
+
+def _check(
+    u: Tensor, dt_raw: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, directions: Sequence[str]
+) -> None:
+    unknown = [name for name in directions if name not in DIRECTIONS]
+    if unknown or not directions:
+        raise ArgumentError(f"directions must be one or more of {DIRECTIONS}, got {tuple(directions)}")
+    if u.dim() != 4 or u.numel() == 0:
+        raise ShapeError(f"u must be (batch, H, W, d) with every size at least 1, got {tuple(u.shape)}")
+    if A.dim() != 3:
+        raise ShapeError(f"A must be (directions, d, N), got {tuple(A.shape)}")
+    *place, channels = u.shape
+    count, states = len(directions), A.shape[-1]
+    expected = {
+        "dt_raw": (dt_raw, (*place, count, channels)),
+        "A": (A, (count, channels, states)),
+        "B": (B, (*place, count, states)),
+        "C": (C, (*place, count, states)),
+        "D": (D, (count, channels)),
+        "dt_bias": (dt_bias, (count, channels)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            given = f"u {tuple(u.shape)}, {count} directions, {states} states"
+            raise ShapeError(f"{name} must be {shape} with {given}; got {tuple(tensor.shape)}")

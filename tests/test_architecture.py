@@ -1,0 +1,71 @@
+"""The shape of the package: what imports what, and what `import ssmctx` loads."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ssmctx
+
+PACKAGE = Path(ssmctx.__file__).parent
+ORDER = ["errors", "registry", "scan", "layers", "context", "entropy", "compat", "testing"]
+
+
+def layer_of(module: str) -> int:
+    return ORDER.index(module.split(".")[1])
+
+
+def imports(path: Path) -> list[str]:
+    """Modules of ssmctx that a file imports, wherever in the file."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found.append(node.module if node.module != "ssmctx" else f"ssmctx.{node.names[0].name}")
+    return [name for name in found if name.startswith("ssmctx.")]
+
+
+FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_file_imports_from_a_higher_layer(path):
+    own = layer_of("ssmctx." + path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."))
+    above = [name for name in imports(path) if layer_of(name) > own]
+    assert not above, f"{path} imports {above} from a higher layer; the order is {ORDER}"
+
+
+def test_the_import_check_sees_imports_inside_functions(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from ssmctx.entropy.model import X\n")
+    assert imports(file) == ["ssmctx.entropy.model"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_files_stay_short(path):
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def loaded_after(code: str) -> set[str]:
+    code += "\nimport sys; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return {name.partition(".")[0] for name in out.stdout.split()}
+
+
+SLOW = {"compressai", "numba", "triton", "mamba_ssm", "scipy", "torchvision", "matplotlib"}
+
+
+def test_import_ssmctx_loads_nothing_slow():
+    torch_alone = loaded_after("import torch")
+    assert not (loaded_after("import ssmctx") - torch_alone) & SLOW
+    assert not (loaded_after("import ssmctx; ssmctx.VSSBlock; ssmctx.ChannelSpatialContext") - torch_alone) & SLOW
+
+
+def test_the_front_door_is_explicit():
+    assert sorted(dir(ssmctx)) == sorted(ssmctx.__all__)
+    assert all(getattr(ssmctx, name) is not None for name in ssmctx.__all__)
+    with pytest.raises(AttributeError, match=r"has no attribute 'VSSBlok'; it has .*VSSBlock"):
+        _ = ssmctx.VSSBlok

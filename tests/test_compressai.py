@@ -1,0 +1,40 @@
+"""Inside CompressAI: the entropy model is a latent codec of its SimpleVAECompressionModel."""
+
+import torch
+from compressai.latent_codecs import LatentCodec
+from compressai.models import SimpleVAECompressionModel
+from models import M, entropy_model
+from torch import nn
+
+
+class Codec(SimpleVAECompressionModel):
+    def __init__(self):
+        super().__init__()
+        self.g_a = nn.Conv2d(3, M, 5, stride=4, padding=2)
+        self.g_s = nn.ConvTranspose2d(M, 3, 5, stride=4, padding=2, output_padding=3)
+        self.latent_codec = entropy_model()
+
+
+def test_it_trains_updates_and_codes_as_any_compressai_model():
+    model = Codec().train()
+    assert isinstance(model.latent_codec, LatentCodec)
+    x = torch.rand(2, 3, 32, 48)
+    out = model(x)
+    assert out["x_hat"].shape == x.shape
+    assert set(out["likelihoods"]) == {"y", "z"}
+    (out["x_hat"].mean() + out["likelihoods"]["y"].log().mean() + model.aux_loss()).backward()
+    model.update(force=True)
+    model.eval()
+    with torch.no_grad():
+        coded = model.compress(x)
+        decoded = model.decompress(coded["strings"], coded["shape"])
+        assert [len(streams) for streams in coded["strings"]] == [2, 2]
+        expected = model.g_s(model.latent_codec(model.g_a(x))["y_hat"]).clamp(0, 1)
+    assert torch.equal(decoded["x_hat"], expected)
+
+
+def test_compressais_own_loading_works_before_and_after_update():
+    updated = Codec()
+    updated.update(force=True)
+    for target in (Codec(), updated):
+        target.load_state_dict(updated.state_dict())

@@ -1,0 +1,257 @@
+"""The example as its users run it: every sub-command, every size, every bad input."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mambaic.checkpoint import load_model, read_checkpoint, save_checkpoint
+from mambaic.codec import PRESETS, MambaIC, latent_sizes
+from mambaic.errors import CheckpointError, TrainingError
+from mambaic.files import PictureCodec, compress_file, decompress_file
+from mambaic.images import RandomCrops, find_images, read_image, to_float, write_png
+from mambaic.train import TrainingPlan, train
+from mambaic_full import main
+
+PROGRAM = Path(__file__).parents[1] / "examples" / "mambaic_full.py"
+
+
+def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """Something between a photograph and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
+    noise = 0.05 * torch.randn(3, height, width, generator=generator)
+    return ((smooth + noise).clamp(0, 1) * 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for seed in range(4):
+        write_png(folder / "nested" / f"{seed}.png", picture(70, 90, seed))
+    write_png(folder / "small.png", picture(20, 90))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory, photos) -> Path:
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny.pt"
+    flags = ["--data", photos, "--out", path, "--steps", 4, "--batch-size", 2, "--crop", 64, "--lr", 1e-3]
+    assert run("train", *flags) == 0
+    return path
+
+
+@pytest.fixture(scope="session")
+def codec(checkpoint) -> PictureCodec:
+    return PictureCodec(load_model(checkpoint))
+
+
+def run(*arguments) -> int:
+    return main([str(a) for a in arguments])
+
+
+# --- the main job
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (257, 129), (128, 128), (513, 767)], ids=lambda s: f"{s[0]}x{s[1]}")
+def test_sizes_round_trip(codec, tmp_path, size):
+    source, coded, decoded, own = (tmp_path / n for n in ("in.png", "out.sic", "out.png", "own.png"))
+    write_png(source, picture(*size))
+    written = compress_file(codec, source, coded, own)
+    assert written.bytes == coded.stat().st_size
+    assert decompress_file(codec, coded, decoded) == (size[1], size[0])
+    assert torch.equal(read_image(decoded), read_image(own))
+    assert read_image(decoded).shape == (3, *size)
+
+
+def test_a_fresh_process_decodes_to_the_encoders_reconstruction(checkpoint, tmp_path):
+    source, coded, decoded, own = (tmp_path / n for n in ("in.png", "out.sic", "out.png", "own.png"))
+    write_png(source, picture(100, 75))
+    assert run("compress", source, coded, "--checkpoint", checkpoint, "--reconstruction", own) == 0
+    subprocess.run([sys.executable, PROGRAM, "decompress", coded, decoded, "--checkpoint", checkpoint], check=True)
+    assert torch.equal(read_image(decoded), read_image(own))
+
+
+def test_kodak_files_decode_exactly(codec, shared, tmp_path):
+    for path in find_images(shared / "data" / "kodak")[::8]:
+        compress_file(codec, path, tmp_path / "k.sic", tmp_path / "own.png")
+        decompress_file(codec, tmp_path / "k.sic", tmp_path / "k.png")
+        assert torch.equal(read_image(tmp_path / "k.png"), read_image(tmp_path / "own.png"))
+
+
+def test_eval_reports_files_on_disk(checkpoint, photos, tmp_path, capsys):
+    assert run("eval", "--data", photos, "--checkpoint", checkpoint, "--json", tmp_path / "eval.json") == 0
+    result = json.loads((tmp_path / "eval.json").read_text())
+    assert [image["name"] for image in result["images"]] == [f"nested/{i}.png" for i in range(4)] + ["small.png"]
+    for image in result["images"]:
+        assert image["bpp"] == 8 * image["bytes"] / (image["width"] * image["height"])
+        assert image["psnr"] > 5
+        assert image["ms_ssim_db"] is None
+    assert result["mean"]["bytes"] == sum(image["bytes"] for image in result["images"]) / 5
+    assert "mean" in capsys.readouterr().out
+
+
+# --- training
+
+
+def test_resume_goes_on_where_training_stopped(checkpoint, photos, tmp_path):
+    path = tmp_path / "tiny.pt"
+    path.write_bytes(checkpoint.read_bytes())
+    plan = TrainingPlan(photos, path, steps=6, batch_size=2, crop=64, resume=True)
+    before = read_checkpoint(path)["training"]["history"]
+    history = train(plan)
+    assert len(history) == 6
+    assert torch.equal(torch.tensor(history[:4]), before)
+    assert read_checkpoint(path)["training"]["net"]["state"][0]["step"] == 6
+
+
+def test_training_learns(photos, tmp_path):
+    plan = TrainingPlan(photos, tmp_path / "t.pt", steps=25, batch_size=2, crop=64, lr=1e-3)
+    history = train(plan)
+    assert sum(p.loss for p in history[-5:]) < 0.7 * sum(p.loss for p in history[:5])
+
+
+def test_the_checkpoint_is_written_in_between(photos, tmp_path, monkeypatch):
+    """A run that is killed leaves its last checkpoint."""
+    path = tmp_path / "t.pt"
+    steps = []
+    import mambaic.train as module
+
+    step = module._step
+
+    def interrupted(*arguments):
+        steps.append(path.exists())
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(module, "_step", interrupted)
+    flags = ["--steps", 9, "--batch-size", 1, "--crop", 64, "--checkpoint-minutes", 1e-9]
+    assert run("train", "--data", photos, "--out", path, *flags) == 130
+    assert steps == [False, True, True]
+    assert len(read_checkpoint(path)["training"]["history"]) == 2
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_checkpoint(photos, tmp_path):
+    path = tmp_path / "t.pt"
+    path.write_bytes(b"before")
+    plan = TrainingPlan(photos, path, steps=3, batch_size=1, crop=64, lmbda=float("inf"))
+    with pytest.raises(TrainingError, match=r"the loss became inf: lower --lr \(now 0.0001\)"):
+        train(plan)
+    assert path.read_bytes() == b"before"
+
+
+def test_crops_are_flipped_parts_of_large_enough_pictures(photos):
+    crops = RandomCrops(photos, 64)
+    assert (len(crops), crops.skipped) == (4, 1)
+    whole = read_image(crops.paths[0]).float() / 255
+    for _ in range(8):
+        crop = crops[0]
+        places = whole.unfold(1, 64, 1).unfold(2, 64, 1)
+        both = [(places == c[:, None, None]).all(-1).all(-1).all(0).any() for c in (crop, crop.flip(-1))]
+        assert any(both)
+
+
+# --- the codec
+
+
+def test_the_full_preset_has_the_papers_sizes():
+    with torch.device("meta"):
+        model = MambaIC("full")
+    assert PRESETS["full"].depths == (2, 2, 9, 2)
+    assert model.g_a[0].weight.shape == (256, 3, 5, 5)
+    assert model.g_a[-1].weight.shape == (320, 256, 3, 3)
+    assert len(model.g_a) == len(model.g_s) == 4 + 13
+    assert model.latent_codec.context.order.slices == (64,) * 5
+    assert model.latent_codec.hyper_channels == 192
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 17), (64, 65), (31, 300)])
+def test_latent_sizes_are_those_of_the_networks(codec, size):
+    coded = codec.model.compress(to_float(picture(*size)))
+    assert coded["shape"] == latent_sizes(*size)
+
+
+# --- bad input: one typed line, exit code 2, nothing half-written
+
+
+@pytest.fixture
+def bad(tmp_path, codec):
+    """Files that are wrong, each in its own way."""
+    write_png(tmp_path / "good.png", picture(40, 40))
+    compress_file(codec, tmp_path / "good.png", tmp_path / "good.sic", None)
+    data = (tmp_path / "good.sic").read_bytes()
+    (tmp_path / "cut.sic").write_bytes(data[:-9])
+    (tmp_path / "flipped.sic").write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "half.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
+    (tmp_path / "empty").mkdir()
+    other = MambaIC("tiny")
+    other.update()
+    save_checkpoint(tmp_path / "other.pt", other, {})
+    torch.save({"format": "x"}, tmp_path / "foreign.pt")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("compress {b}/text.png {o} --checkpoint {c}", "DataError: cannot read .*text.png as a picture .*convert it"),
+        ("compress {b}/half.png {o} --checkpoint {c}", "DataError: cannot read .*half.png as a picture .*convert it"),
+        ("compress {b}/none.png {o} --checkpoint {c}", "DataError: no file .*none.png: check the path"),
+        ("compress {b}/good.png {o} --checkpoint {b}/none.pt", "CheckpointError: no checkpoint .*none.pt: train one"),
+        ("compress {b}/good.png {o} --checkpoint {b}/text.png", "CheckpointError: .*text.png is no checkpoint"),
+        ("compress {b}/good.png {o} --checkpoint {b}/foreign.pt", "CheckpointError: .*foreign.pt is no checkpoint of"),
+        ("decompress {b}/cut.sic {o} --checkpoint {c}", "CorruptStreamError: the header promises .*cut off or damaged"),
+        ("decompress {b}/flipped.sic {o} --checkpoint {c}", "CorruptStreamError: the file's checksum is wrong"),
+        ("decompress {b}/good.png {o} --checkpoint {c}", r"CorruptStreamError: not a \.sic file"),
+        ("decompress {b}/none.sic {o} --checkpoint {c}", "DataError: no file .*none.sic"),
+        ("decompress {b}/good.sic {o} --checkpoint {b}/other.pt", "ModelMismatchError: the file was written by model"),
+        ("train --data {b}/empty --out {o}", "DataError: no pictures in .*empty"),
+        ("train --data {b}/none --out {o}", "DataError: no folder .*none"),
+        ("train --data {b} --out {o} --crop 64", "DataError: cannot read .*(half|text).png as a picture .*remove it"),
+        ("train --data {b}/empty --out {o} --preset huge", "DataError|ArgumentError"),
+        ("eval --data {b}/empty --checkpoint {c}", "DataError: no pictures in .*empty"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(bad, checkpoint, capsys, command, message):
+    before = sorted(bad.iterdir())
+    arguments = command.format(b=bad, o=bad / "out", c=checkpoint).split()
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("mambaic: ")
+    assert re.search(message, lines[0]), lines[0]
+    assert sorted(bad.iterdir()) == before
+
+
+def test_a_checkpoint_of_another_preset_is_not_resumed(checkpoint, photos):
+    plan = TrainingPlan(photos, checkpoint, preset="small", steps=9, crop=64, resume=True)
+    with pytest.raises(CheckpointError, match="the checkpoint holds a 'tiny' model, not 'small': change --preset"):
+        train(plan)
+
+
+def test_unwritable_target(bad, checkpoint, capsys):
+    target = bad / "good.png" / "out.sic"
+    assert run("compress", bad / "good.png", target, "--checkpoint", checkpoint) == 2
+    assert "check the path, its rights and the disk" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["compress"], ["decompress"], ["demo"]])
+def test_help_explains(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "--checkpoint" in capsys.readouterr().out or command in ([], ["train"], ["demo"])
+
+
+@pytest.mark.parametrize("flag", [["--steps", "0"], ["--lr", "-1"], ["--crop", "x"]])
+def test_bad_flags_are_usage_errors(flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--data", "x", *flag])
+    assert stop.value.code == 2
+    assert flag[0] in capsys.readouterr().err

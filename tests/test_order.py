@@ -1,0 +1,30 @@
+"""The coding order: masks partition the latent, anchors first."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssmctx import CodingOrder
+from ssmctx.errors import ArgumentError
+
+
+@given(slices=st.lists(st.integers(1, 5), min_size=1, max_size=5), height=st.integers(1, 9), width=st.integers(1, 9))
+def test_the_masks_of_all_steps_partition_the_latent(slices, height, width):
+    order = CodingOrder(slices)
+    masks = torch.stack([order.mask(step, (height, width)) for step in range(order.num_steps)])
+    assert masks.shape == (2 * len(slices), sum(slices), height, width)
+    assert (masks.sum(0) == 1).all()
+    for step, mask in enumerate(masks):
+        channel, row, column = mask.nonzero().unbind(1)
+        assert ((row + column) % 2 == step % 2).all()
+        assert sorted(set(channel.tolist())) in ([], list(range(order.num_channels))[order.channels(step)])
+
+
+def test_bad_arguments():
+    with pytest.raises(ArgumentError, match=r"slices of at least 1 channel each, got \(3, 0\)"):
+        CodingOrder([3, 0])
+    with pytest.raises(ArgumentError, match=r"got \(\)"):
+        CodingOrder([])
+    with pytest.raises(ArgumentError, match=r"step must lie in 0\.\.3, got 4"):
+        CodingOrder([1, 1]).channels(4)

@@ -1,0 +1,22 @@
+"""The README's code runs as it stands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, flags=re.S))
+def test_python_blocks_run(block):
+    names = {}
+    exec(block, names)
+    assert names["x_hat"].shape == names["x"].shape
+
+
+def test_the_commands_it_names_exist():
+    targets = re.findall(r"^make (\S+)", README, flags=re.M)
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
+    assert targets
+    assert all(f"\n{target}:" in makefile for target in targets)

@@ -1,0 +1,58 @@
+"""Registries: nothing is overwritten, unknown names help, other packages can add theirs."""
+
+from importlib import metadata
+
+import pytest
+
+import ssmctx
+from ssmctx import registry
+from ssmctx.errors import DuplicateNameError, UnknownNameError
+from ssmctx.registry import Registry
+
+
+def test_builtin_components_are_registered():
+    assert {"vss", "window-attention"} <= set(registry.blocks.names())
+    assert "channel-spatial" in registry.contexts.names()
+    assert "mambaic" in registry.entropy_models.names()
+    assert {"reference", "torch"} <= set(registry.scan_backends.names())
+    assert isinstance(registry.blocks.create("vss", 8), ssmctx.VSSBlock)
+
+
+@pytest.mark.parametrize(
+    "kind", [registry.blocks, registry.contexts, registry.entropy_models, registry.scan_backends], ids=lambda r: r.kind
+)
+def test_every_registered_name_loads(kind):
+    assert all(callable(kind.get(name)) for name in kind.names())
+
+
+def test_a_duplicate_raises_and_changes_nothing():
+    sizes = Registry("size")
+    sizes.register("big", lambda: 8)
+    with pytest.raises(DuplicateNameError, match=r"the size 'big' is registered already .* choose another name"):
+        sizes.register("big", lambda: 9)
+    assert sizes.create("big") == 8
+
+
+def test_an_unknown_name_lists_the_known_and_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"unknown block 'vs' \(did you mean 'vss'\?\); known: .*vss"):
+        registry.blocks.get("vs")
+    with pytest.raises(UnknownNameError, match=r"unknown size 'x'; known: none"):
+        Registry("size").get("x")
+
+
+def test_decorator_keeps_the_class():
+    things = Registry("thing")
+
+    @things.register("a")
+    class A:
+        pass
+
+    assert isinstance(things.create("a"), A)
+
+
+def test_entry_points_of_other_packages_are_found(monkeypatch):
+    point = metadata.EntryPoint("theirs", "fractions:Fraction", "ssmctx.odd_kinds")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == "ssmctx.odd_kinds" else [])
+    kinds = Registry("odd kind")
+    assert kinds.names() == ("theirs",)
+    assert kinds.create("theirs", 1, 2) == 0.5

@@ -1,0 +1,126 @@
+"""Laws 2 and 3: one loop, and decoding gives the encoder's y_hat bit for bit."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from laws import assert_round_trip
+from models import M, context, entropy_model, latent
+
+from ssmctx import MambaICEntropyModel
+from ssmctx.entropy import model as model_module
+from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError, NotUpdatedError, ShapeError
+
+MODEL = entropy_model()
+
+
+@given(height=st.integers(1, 40), width=st.integers(1, 40), batch=st.integers(1, 3), seed=st.integers(0, 2**20))
+def test_any_size_and_batch_round_trips(height, width, batch, seed):
+    assert_round_trip(MODEL, latent(seed, batch, M, height, width))
+
+
+def test_the_law_catches_a_decoder_of_another_parity(monkeypatch):
+    """Planted fault: the decoder codes non-anchors first."""
+    steps = model_module.coding_steps
+
+    def swapped(context_model, side):
+        other = copy.deepcopy(context_model)
+        other.order.is_anchor = lambda step: step % 2 == 1
+        return steps(other, side)
+
+    decode = MODEL._decode
+
+    def faulty(*arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model_module, "coding_steps", swapped)
+            return decode(*arguments)
+
+    monkeypatch.setattr(MODEL, "_decode", faulty)
+    with pytest.raises(AssertionError, match="decompress gives another y_hat than forward"):
+        assert_round_trip(MODEL, latent(0, 1, M, 6, 7))
+
+
+def test_the_law_catches_a_picture_that_depends_on_its_batch(monkeypatch):
+    """Planted fault: pictures coded together share their statistics."""
+    analyse = MODEL.h_a.forward
+    monkeypatch.setattr(MODEL.h_a, "forward", lambda y: analyse(y / y.std()))
+    monkeypatch.setattr(MODEL, "forward", lambda y: {"y_hat": MODEL._estimate(y)[0]})
+    with pytest.raises(AssertionError, match="compress gives another y_hat than forward"):
+        assert_round_trip(MODEL, latent(0, 2, M, 6, 7))
+
+
+def test_compress_is_the_same_in_training_mode_and_leaves_it():
+    y = latent(0, 1, M, 5, 6)
+    expected = MODEL.compress(y)["strings"]
+    model = copy.deepcopy(MODEL).train()
+    model.h_a[1].drop_path = 0.9
+    assert model.compress(y)["strings"] == expected
+    assert all(m.training for m in model.modules())
+
+
+def test_gradient_mode_changes_no_bit():
+    y = latent(0, 1, M, 5, 6)
+    with torch.no_grad():
+        expected = MODEL(y)["y_hat"]
+    assert torch.equal(MODEL(y)["y_hat"], expected)
+
+
+def test_far_outliers_survive():
+    y = latent(0, 1, M, 4, 4)
+    y[0, 3, 1, 2], y[0, 7, 0, 0] = 9000.0, -31000.0
+    assert_round_trip(MODEL, y)
+
+
+def test_training_gradients_reach_every_parameter():
+    model = copy.deepcopy(MODEL).train()
+    y = latent(0, 2, M, 6, 5).requires_grad_()
+    out = model(y)
+    rate = sum(-p.log2().sum() for p in out["likelihoods"].values())
+    (rate + out["y_hat"].square().sum() + model.aux_loss()).backward()
+    assert y.grad.isfinite().all()
+    missing = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not missing
+
+
+def test_every_submodule_can_be_exchanged():
+    h_a = torch.nn.Conv2d(M, 3, 3, stride=3, padding=1)
+    h_s = torch.nn.ConvTranspose2d(3, 2 * M, 5, stride=3, padding=1)
+    model = MambaICEntropyModel(M, hyper_channels=3, context=context(num_slices=2), h_a=h_a, h_s=h_s).eval()
+    model.update()
+    coded = assert_round_trip(model, latent(0, 2, M, 7, 8))
+    assert coded["shape"] == {"y": (7, 8), "hyper": (3, 3)}
+
+
+def test_bad_arguments():
+    with pytest.raises(ShapeError, match=r"MambaICEntropyModel expects y \(batch, 10, H, W\)"):
+        MODEL(torch.zeros(1, 9, 4, 4))
+    with pytest.raises(NonFiniteError, match="y must be finite, got NaN or an infinity"):
+        MODEL.compress(torch.full((1, M, 4, 4), float("nan")))
+    with pytest.raises(ArgumentError, match=r"symbols of magnitude up to 32767, got \d{5,}"):
+        MODEL.compress(torch.full((1, M, 4, 4), 1e6))
+    with pytest.raises(NotUpdatedError, match=r"call update\(\) after training"):
+        MambaICEntropyModel(M, hyper_channels=3, N=2, context=context()).compress(torch.zeros(1, M, 4, 4))
+    with pytest.raises(ArgumentError, match="the context must have M=12 channels, got 10"):
+        MambaICEntropyModel(12, context=context())
+    small = MambaICEntropyModel(M, hyper_channels=3, N=2, context=context(), h_s=torch.nn.Conv2d(3, 2 * M, 1))
+    with pytest.raises(
+        ShapeError, match=r"h_s must give \(batch, 20, H, W\), H and W at least \(4, 4\); got \(1, 20, 1, 1\)"
+    ):
+        small(torch.zeros(1, M, 4, 4))
+
+
+def test_bad_streams():
+    coded = MODEL.compress(latent(0, 1, M, 4, 4))
+    (y, z), shape = coded["strings"], coded["shape"]
+    with pytest.raises(ArgumentError, match=r"one of each per picture, got lists of lengths \[1, 0\]"):
+        MODEL.decompress([y, []], shape)
+    with pytest.raises(ArgumentError, match=r'shape must be \{"y": \(H, W\), "hyper": \(h, w\)\} .*got \(4, 4\)'):
+        MODEL.decompress([y, z], (4, 4))
+    with pytest.raises(ArgumentError, match="shape must be"):
+        MODEL.decompress([y, z], {"y": (0, 4), "hyper": (1, 1)})
+    with pytest.raises(CorruptStreamError, match="8 bytes or more, a multiple of 4; got 3 bytes"):
+        MODEL.decompress([[y[0][:3]], z], shape)
+    with pytest.raises(CorruptStreamError, match="got str"):
+        MODEL.decompress([["text"], z], shape)

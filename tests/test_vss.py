@@ -1,0 +1,104 @@
+"""The VSS block: golden vectors, any size, dtype and layout."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from ssmctx import VSSBlock
+from ssmctx.errors import ArgumentError, ShapeError
+
+# our parameter names and those that the golden vectors were filled by
+GOLDEN_NAMES = {
+    "norm.weight": "norm.weight",
+    "norm.bias": "norm.bias",
+    "in_proj.weight": "op.in_proj.weight",
+    "conv.weight": "op.conv2d.weight",
+    "conv.bias": "op.conv2d.bias",
+    "scan.x_proj_weight": "op.x_proj_weight",
+    "scan.dt_proj_weight": "op.dt_projs_weight",
+    "scan.dt_bias": "op.dt_projs_bias",
+    "scan.A_log": "op.A_logs",
+    "scan.D": "op.Ds",
+    "out_norm.weight": "op.out_norm.weight",
+    "out_norm.bias": "op.out_norm.bias",
+    "out_proj.weight": "op.out_proj.weight",
+}
+
+
+@pytest.mark.parametrize(("dim", "height", "width", "batch"), [(32, 7, 5, 2), (48, 1, 9, 1), (16, 16, 12, 1)])
+def test_golden_outputs_and_gradients(shared, dim, height, width, batch):
+    spec = importlib.util.spec_from_file_location("fill", shared / "golden" / "fill.py")
+    fill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill)
+    golden = np.load(shared / "golden" / "blocks.npz")
+    key = f"vss_c{dim}_h{height}_w{width}_b{batch}"
+    block = VSSBlock(dim)
+    with torch.no_grad():
+        for name, parameter in block.named_parameters():
+            shape = golden[f"{key}/grad/{GOLDEN_NAMES[name]}"].shape
+            value = fill.weights(f"vss{dim}.{GOLDEN_NAMES[name]}", shape)
+            parameter.copy_(torch.from_numpy(value).view_as(parameter))
+    x = torch.from_numpy(fill.normal(f"vss-in-{dim}-{height}-{width}", (batch, dim, height, width))).requires_grad_()
+    y = block(x)
+    (y * torch.from_numpy(fill.normal(f"vss-grad-{dim}-{height}-{width}", tuple(y.shape)))).sum().backward()
+    actual = {"y": y, "dx": x.grad} | {f"grad/{GOLDEN_NAMES[n]}": p.grad for n, p in block.named_parameters()}
+    for name, value in actual.items():
+        expected = golden[f"{key}/{name}"]
+        error = np.abs(value.detach().numpy().reshape(expected.shape) - expected).max() / np.abs(expected).max()
+        assert error < 1e-4, f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 1), (6, 9)])
+def test_any_size_and_any_memory_layout(size):
+    block = VSSBlock(8, d_state=3).eval()
+    x = torch.randn(2, 8, *size)
+    y = block(x)
+    assert y.shape == x.shape
+    torch.testing.assert_close(block(x.contiguous(memory_format=torch.channels_last)), y)
+
+
+def test_float64_agrees_with_float32():
+    block = VSSBlock(8)
+    x = torch.randn(1, 8, 5, 6)
+    wide = block.double()(x.double())
+    torch.testing.assert_close(block.float()(x).double(), wide, rtol=1e-4, atol=1e-5)
+
+
+def test_bfloat16_and_autocast_run():
+    block = VSSBlock(8)
+    x = torch.randn(1, 8, 5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block(x).isfinite().all()
+    assert block.bfloat16()(x.bfloat16()).isfinite().all()
+
+
+def test_initialisation_is_mambas():
+    scan = VSSBlock(32, d_state=4).scan
+    torch.testing.assert_close(torch.exp(scan.A_log[0, 0]), torch.arange(1.0, 5.0))
+    dt = torch.nn.functional.softplus(scan.dt_bias)
+    assert dt.min() >= 0.99e-3
+    assert dt.max() <= 1.01e-1
+    assert scan.dt_rank == 2
+
+
+def test_drop_path_drops_samples_in_training_only():
+    block = VSSBlock(4, drop_path=0.5)
+    x = torch.randn(64, 4, 3, 3)
+    untouched = (block(x) == x).flatten(1).all(1)
+    assert 10 < untouched.sum() < 54
+    assert not (block.eval()(x) == x).flatten(1).all(1).any()
+
+
+def test_bad_arguments():
+    with pytest.raises(
+        ShapeError, match=r"VSSBlock expects x \(batch, 8, H, W\), every size at least 1, got \(1, 7, 4, 4\)"
+    ):
+        VSSBlock(8)(torch.zeros(1, 7, 4, 4))
+    with pytest.raises(ShapeError, match=r"got \(1, 8, 0, 4\)"):
+        VSSBlock(8)(torch.zeros(1, 8, 0, 4))
+    with pytest.raises(ArgumentError, match="d_state must be a whole number of at least 1, got 0"):
+        VSSBlock(8, d_state=0)
+    with pytest.raises(ArgumentError, match=r"drop_path must lie in \[0, 1\), got 1"):
+        VSSBlock(8, drop_path=1)
