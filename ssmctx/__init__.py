@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ssmctx.context import ChannelSpatialContext, CodingOrder, ContextModel
     from ssmctx.entropy.model import MambaICEntropyModel
     from ssmctx.layers import VSSBlock, WindowLocalAttention
+    from ssmctx.scan import backends
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ __all__ = [
     "VSSBlock",
     "WindowLocalAttention",
     "__version__",
+    "backends",
 ]
 
 # imported when first used, so that `import ssmctx` costs little more than `import torch`
@@ -32,10 +34,14 @@ _HOMES = {
     "MambaICEntropyModel": "ssmctx.entropy.model",
     "VSSBlock": "ssmctx.layers",
     "WindowLocalAttention": "ssmctx.layers",
+    "backends": "ssmctx.scan",
 }
 
-_registry.scan_backends.register("reference", "ssmctx.scan.reference:cross_selective_scan")
-_registry.scan_backends.register("torch", "ssmctx.scan.chunked:cross_selective_scan")
+_registry.scan_backends.register("reference", "ssmctx.scan.reference:backend")
+_registry.scan_backends.register("torch", "ssmctx.scan.chunked:backend")
+_registry.scan_backends.register("cpu", "ssmctx.scan.cpu:backend")
+_registry.scan_backends.register("triton", "ssmctx.scan.triton:backend")
+_registry.scan_backends.register("mamba_ssm", "ssmctx.scan.mamba_ssm:backend")
 _registry.blocks.register("vss", "ssmctx.layers.vss:VSSBlock")
 _registry.blocks.register("window-attention", "ssmctx.layers.window_attention:WindowLocalAttention")
 _registry.contexts.register("channel-spatial", "ssmctx.context.channel_spatial:ChannelSpatialContext")

@@ -5,13 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmctx.errors import ArgumentError, ShapeError, UnknownNameError
+from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError, UnknownNameError
 from ssmctx.registry import scan_backends
-from ssmctx.scan import DIRECTIONS, chunked, cross_selective_scan
+from ssmctx.scan import DIRECTIONS, backends, chunked, cpu_kernels, cross_selective_scan
+from ssmctx.scan.backend import load
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
+from ssmctx.scan.operator import scan
 
-NAMES = ("u", "dt_raw", "A", "B", "C", "D", "dt_bias")
-FAST = [name for name in scan_backends.names() if name != "reference"]
+NAMES = ("u", "dt_raw", "A", "B", "C", "D", "dt_bias", "h0")
+FAST = [name for name in scan_backends.names() if name != "reference" and load(name).unavailable() is None]
+EXACT = [name for name in FAST if load(name).dtypes is None]  # those that compute in float64 too
 
 
 def arguments(seed, batch=1, height=3, width=4, d=5, states=2, directions=4, dtype=torch.float64, dt_shift=0.0):
@@ -29,15 +32,23 @@ def arguments(seed, batch=1, height=3, width=4, d=5, states=2, directions=4, dty
         "C": normal(*place, directions, states),
         "D": normal(directions, d),
         "dt_bias": normal(directions, d),
+        "h0": normal(batch, directions, d, states),
     }
     return {name: value.requires_grad_() for name, value in values.items()}
 
 
-def outputs_and_gradients(values, backend, directions=DIRECTIONS):
-    v = cross_selective_scan(**values, directions=directions, backend=backend)
-    weight = torch.randn(v.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64).to(v.dtype)
-    gradients = torch.autograd.grad((v * weight).sum(), list(values.values()))
-    return {"v": v.detach(), **dict(zip(NAMES, gradients, strict=True))}
+def public(values):
+    """The arguments of `cross_selective_scan`, which starts from zero states."""
+    return {name: value for name, value in values.items() if name != "h0"}
+
+
+def outputs_and_gradients(values, backend, directions=DIRECTIONS, softplus=True):
+    v, last = scan(**values, directions=tuple(directions), softplus=softplus, backend=backend)
+    generator = torch.Generator().manual_seed(9)
+    weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in (v, last)]
+    total = (v * weights[0]).sum() + (last * weights[1]).sum()
+    gradients = torch.autograd.grad(total, list(values.values()))
+    return {"v": v.detach(), "last": last.detach(), **dict(zip(NAMES, gradients, strict=True))}
 
 
 def assert_close(actual, expected, bound):
@@ -46,31 +57,48 @@ def assert_close(actual, expected, bound):
         assert error <= bound, f"{name}: relative error {error:.2e} beyond {bound:.0e}"
 
 
+def poison(patch):
+    """Fresh memory is full of NaN, so that reading what was never written shows."""
+
+    def full_of_nan(make):
+        return lambda *shape, **options: make(*shape, **options).fill_(float("nan"))
+
+    patch.setattr(torch.Tensor, "new_empty", full_of_nan(torch.Tensor.new_empty))
+    for name in ("empty", "empty_like"):
+        patch.setattr(torch, name, full_of_nan(getattr(torch, name)))
+
+
 sizes = st.integers(1, 9)
 
 
-@pytest.mark.parametrize("backend", FAST)
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize(
+    ("backend", "dtype", "bound"),
+    [*((name, torch.float64, 1e-12) for name in EXACT), *((name, torch.float32, 2e-5) for name in FAST)],
+)
 @given(
     seed=st.integers(0, 2**20),
     batch=st.integers(1, 3),
     height=sizes,
     width=sizes,
-    d=sizes,
+    d=st.one_of(sizes, st.sampled_from([63, 64, 65, 130])),
     states=st.integers(1, 17),
     directions=st.lists(st.sampled_from(DIRECTIONS), min_size=1, max_size=4),
+    softplus=st.booleans(),
     dt_shift=st.sampled_from([-12.0, 0.0, 6.0]),
     chunk=st.sampled_from([1, 64, 1 << 18]),
 )
 def test_backend_equals_reference(
-    backend, dtype, bound, seed, batch, height, width, d, states, directions, dt_shift, chunk
+    backend, dtype, bound, seed, batch, height, width, d, states, directions, softplus, dt_shift, chunk
 ):
+    if not softplus:
+        dt_shift = abs(dt_shift) + 4  # step sizes are positive
     values = arguments(seed, batch, height, width, d, states, len(directions), torch.float64, dt_shift)
-    truth = outputs_and_gradients(values, "reference", directions)
+    truth = outputs_and_gradients(values, "reference", directions, softplus)
     cast = {name: value.detach().to(dtype).requires_grad_() for name, value in values.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked, "_CHUNK_ELEMENTS", chunk)
-        assert_close(outputs_and_gradients(cast, backend, directions), truth, bound)
+        poison(patch)
+        assert_close(outputs_and_gradients(cast, backend, directions, softplus), truth, bound)
 
 
 def test_the_equality_property_notices_a_lost_carry(monkeypatch):
@@ -81,6 +109,53 @@ def test_the_equality_property_notices_a_lost_carry(monkeypatch):
     values = arguments(0)
     with pytest.raises(AssertionError, match="relative error"):
         assert_close(outputs_and_gradients(values, "torch"), outputs_and_gradients(values, "reference"), 1e-12)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_long_sequences_and_wide_states(backend):
+    """Several chunks of every kernel, N = 64, memory of thousands of positions."""
+    values = arguments(5, height=40, width=9, d=70, states=64, dt_shift=-6.0)
+    truth = outputs_and_gradients(values, "reference")
+    single = {name: value.detach().float().requires_grad_() for name, value in values.items()}
+    assert 4 * cpu_kernels.CHUNK < 40 * 9
+    assert_close(outputs_and_gradients(single, backend), truth, 2e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+@given(seed=st.integers(0, 2**20), first=st.integers(1, 20), second=st.integers(1, 20))
+def test_a_scan_in_two_halves_is_one_scan(backend, seed, first, second):
+    values = {n: x.detach().float() for n, x in arguments(seed, 2, 1, first + second, 5, 3, 1).items()}
+    options = {"directions": ("row",), "softplus": True, "backend": backend}
+    v, last = scan(**values, **options)
+    maps = ("u", "dt_raw", "B", "C")
+    before = values | {n: values[n][:, :, :first] for n in maps}
+    v_1, middle = scan(**before, **options)
+    v_2, end = scan(**values | {n: values[n][:, :, first:] for n in maps} | {"h0": middle}, **options)
+    torch.testing.assert_close(torch.cat([v_1, v_2], dim=2), v, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(end, last, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_bits_do_not_depend_on_threads_or_repetition(backend):
+    values = arguments(2, 2, 7, 6, 150, 5, dtype=torch.float32)
+    threads = torch.get_num_threads()
+    try:
+        runs = []
+        for count in (1, 2, 3, 1):
+            torch.set_num_threads(count)
+            runs.append(outputs_and_gradients(values, backend))
+    finally:
+        torch.set_num_threads(threads)
+    names = NAMES if backend != "torch" else ()  # torch's own sums may follow its threads
+    for run in runs[1:]:
+        assert all(torch.equal(run[name], runs[0][name]) for name in ("v", "last", *names))
+
+
+@pytest.mark.parametrize("backend", EXACT)
+def test_gradients_are_those_of_finite_differences(backend):
+    values = arguments(3, height=2, width=3, d=2, states=2)
+    run = lambda *tensors: scan(*tensors, DIRECTIONS, True, backend)  # noqa: E731
+    assert torch.autograd.gradcheck(run, list(values.values()))
 
 
 def test_the_reference_is_the_equation():
@@ -96,12 +171,6 @@ def test_the_reference_is_the_equation():
     expected = torch.stack([0.5 * h0 + 0.25 * 2, 0.5 * h1 + 0.25 * 3])
     v = cross_selective_scan(u, raw, A, B, C, D, bias, ["row"], backend="reference")
     torch.testing.assert_close(v.flatten(), expected)
-
-
-@pytest.mark.parametrize("backend", FAST)
-def test_gradients_are_those_of_finite_differences(backend):
-    values = arguments(3, height=2, width=3, d=2, states=2)
-    assert torch.autograd.gradcheck(lambda *a: cross_selective_scan(*a, backend=backend), list(values.values()))
 
 
 @given(height=sizes, width=sizes)
@@ -125,20 +194,38 @@ def test_merging_is_the_adjoint_of_scattering(height, width, seed):
     torch.testing.assert_close(left, right)
 
 
+@pytest.mark.parametrize("backend", ["reference", *FAST])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_inputs_are_scanned_in_float32(dtype):
-    values = {name: value.detach().to(dtype) for name, value in arguments(1, dtype=torch.float32).items()}
-    v = cross_selective_scan(**values)
-    wide = cross_selective_scan(**{name: value.float() for name, value in values.items()})
+def test_half_precision_inputs_are_scanned_in_float32(backend, dtype):
+    values = {name: value.detach().to(dtype) for name, value in public(arguments(1, dtype=torch.float32)).items()}
+    v = cross_selective_scan(**values, backend=backend)
+    wide = cross_selective_scan(**{name: value.float() for name, value in values.items()}, backend=backend)
     assert v.dtype == dtype
     assert torch.equal(v, wide.to(dtype))
 
 
-def test_autocast_does_not_reach_the_scan():
-    values = arguments(1, dtype=torch.float32)
-    plain = cross_selective_scan(**values)
+@pytest.mark.parametrize("backend", ["reference", *FAST])
+def test_autocast_does_not_reach_the_scan(backend):
+    values = public(arguments(1, dtype=torch.float32))
+    plain = cross_selective_scan(**values, backend=backend)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(cross_selective_scan(**values), plain)
+        assert torch.equal(cross_selective_scan(**values, backend=backend), plain)
+
+
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("dt_shift", [-80.0, 80.0])
+def test_extreme_step_sizes_stay_finite(backend, dt_shift):
+    values = arguments(4, height=9, dtype=torch.float32, dt_shift=dt_shift)
+    assert all(x.isfinite().all() for x in outputs_and_gradients(values, backend).values())
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_any_memory_layout(backend):
+    values = {n: x.detach() for n, x in public(arguments(6, 2, 5, 6, dtype=torch.float32)).items()}
+    strided = {n: x.transpose(0, -1).contiguous().transpose(0, -1) for n, x in values.items()}
+    assert not strided["u"].is_contiguous()
+    plain = cross_selective_scan(**values, backend=backend)
+    assert torch.equal(cross_selective_scan(**strided, backend=backend), plain)
 
 
 @pytest.mark.parametrize(
@@ -146,13 +233,21 @@ def test_autocast_does_not_reach_the_scan():
     [("dt_raw", (1, 3, 4, 4, 6)), ("B", (1, 3, 4, 3, 2)), ("C", (1, 3, 5, 4, 2)), ("D", (4, 4)), ("dt_bias", (5,))],
 )
 def test_a_wrong_shape_is_named(name, shape):
-    values = arguments(0) | {name: torch.zeros(shape)}
+    values = public(arguments(0)) | {name: torch.zeros(shape)}
     with pytest.raises(ShapeError, match=rf"{name} must be .* with u \(1, 3, 4, 5\), 4 directions, 2 states; got"):
         cross_selective_scan(**values)
 
 
+@pytest.mark.parametrize("name", ["u", "dt_raw", "B", "C", "D", "dt_bias"])
+def test_nan_is_named(name):
+    values = {n: x.detach().clone() for n, x in public(arguments(0)).items()}
+    values[name].flatten()[-1] = float("nan")
+    with pytest.raises(NonFiniteError, match=rf"^{name} must be finite, got NaN or an infinity in its \("):
+        cross_selective_scan(**values)
+
+
 def test_other_bad_arguments():
-    values = arguments(0)
+    values = {n: x.detach() for n, x in public(arguments(0)).items()}
     with pytest.raises(ArgumentError, match=r"directions must be one or more of .*got \('diagonal',\)"):
         cross_selective_scan(**values, directions=["diagonal"])
     with pytest.raises(UnknownNameError, match=r"unknown scan backend 'tourch' \(did you mean 'torch'\?\)"):
@@ -163,3 +258,41 @@ def test_other_bad_arguments():
         cross_selective_scan(**values | {"u": torch.zeros(1, 0, 4, 5)})
     with pytest.raises(ShapeError, match=r"A must be \(directions, d, N\), got \(5, 2\)"):
         cross_selective_scan(**values | {"A": torch.zeros(5, 2)})
+    with pytest.raises(ArgumentError, match=r"A must be negative everywhere, got 0\.0 in its \(4, 5, 2\)"):
+        cross_selective_scan(**values | {"A": torch.zeros(4, 5, 2)})
+    with pytest.raises(ArgumentError, match=r"B must be of a real floating type, got torch\.int64"):
+        cross_selective_scan(**values | {"B": values["B"].long()})
+    with pytest.raises(ArgumentError, match=r"C must be on u's device cpu, got meta of shape \(1, 3, 4, 4, 2\)"):
+        cross_selective_scan(**values | {"C": values["C"].to("meta")})
+
+
+# --- choosing a backend
+
+
+def test_an_explicit_backend_that_cannot_run_says_why():
+    values = {n: x.detach() for n, x in public(arguments(0)).items()}
+    with pytest.raises(
+        BackendUnavailableError, match=r"'cpu' cannot be used: it computes in torch\.float32, the tensors"
+    ):
+        cross_selective_scan(**values, backend="cpu")
+    single = {n: x.float() for n, x in public(arguments(0, states=65)).items()}
+    with pytest.raises(BackendUnavailableError, match="it takes up to 64 states, A has 65"):
+        cross_selective_scan(**single, backend="cpu")
+    if reason := load("mamba_ssm").unavailable():
+        with pytest.raises(BackendUnavailableError, match=reason.split("'")[0]):
+            cross_selective_scan(**single, backend="mamba_ssm")
+
+
+def test_auto_takes_the_fastest_that_can():
+    values = {n: x.detach() for n, x in public(arguments(0)).items()}
+    single = {n: x.float() for n, x in values.items()}
+    fastest = cross_selective_scan(**single, backend="cpu")
+    assert torch.equal(cross_selective_scan(**single), fastest)
+    assert torch.equal(cross_selective_scan(**values), cross_selective_scan(**values, backend="torch"))
+
+
+def test_the_table_lists_every_backend(capsys):
+    backends()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(scan_backends.names())
+    assert all(" yes" in line or len(line.split()) > 2 for line in lines[1:])

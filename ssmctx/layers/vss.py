@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
-from ssmctx.scan import DIRECTIONS, cross_selective_scan
-from ssmctx.scan.dispatch import resolve_backend
+from ssmctx.scan.backend import load
+from ssmctx.scan.directions import DIRECTIONS
+from ssmctx.scan.operator import scan
 
 __all__ = ["SS2D", "VSSBlock"]
 
@@ -42,7 +43,8 @@ class SS2D(nn.Module):
     def __init__(self, d_inner: int, dt_rank: int, d_state: int = 16, scan_backend: str = "auto") -> None:
         super().__init__()
         check_positive("SS2D", d_inner=d_inner, dt_rank=dt_rank, d_state=d_state)
-        resolve_backend(scan_backend)
+        if scan_backend != "auto":
+            load(scan_backend)
         directions = len(DIRECTIONS)
         self.dt_rank, self.d_state, self.scan_backend = dt_rank, d_state, scan_backend
         self.x_proj_weight = nn.Parameter(torch.empty(directions, dt_rank + 2 * d_state, d_inner))
@@ -73,8 +75,9 @@ class SS2D(nn.Module):
         projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
         low_rank, B, C = torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt_raw = torch.einsum("bhwkr,kdr->bhwkd", low_rank, self.dt_proj_weight)
-        A = -torch.exp(self.A_log.float() if self.A_log.dtype in (torch.float16, torch.bfloat16) else self.A_log)
-        return cross_selective_scan(u, dt_raw, A, B, C, self.D, self.dt_bias, backend=self.scan_backend)
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        v, _ = scan(u, dt_raw, A, B, C, self.D, self.dt_bias, None, DIRECTIONS, True, self.scan_backend)
+        return v.to(u.dtype)
 
 
 class VSSBlock(nn.Module):

@@ -1,36 +1,111 @@
 """The scan in plain torch, chunk by chunk: runs on any device, keeps states of one chunk only.
 
-Forward and backward walk the sequence in chunks; within a chunk, exponentials, products and contractions are whole-
-tensor operations and only
-the recurrence itself steps. Backward keeps the state at each chunk's start and recomputes the rest.
+Forward and backward walk the sequence in chunks; within a chunk, exponentials, products and contractions are
+whole-tensor operations and only the recurrence itself steps. Backward finds the state at each chunk's start again and
+recomputes the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
 
-__all__ = ["cross_selective_scan"]
+__all__ = ["backend", "backward", "forward"]
 
 _CHUNK_ELEMENTS = 1 << 18
 """State elements that one chunk may hold. A fixed rule: it must never depend on the machine."""
 
 
-def cross_selective_scan(
-    u: Tensor, dt_raw: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, directions: Sequence[str]
-) -> Tensor:
-    """Chunked scan; arguments as `ssmctx.scan.cross_selective_scan` has them, all of one dtype."""
-    _, height, width, _ = u.shape
-    order = scan_order(height, width, directions).to(u.device)
-    dt = F.softplus(dt_raw + dt_bias)
-    v = _Scan.apply(to_sequences(u, order), to_sequences(dt, order), A, to_sequences(B, order), to_sequences(C, order))
-    return from_sequences(v, order, height, width) + D.sum(0) * u
+def backend() -> Backend:
+    """The `torch` backend."""
+    return Backend("torch", lambda: None, forward, backward)
+
+
+def forward(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: Sequence[str],
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
+    dt = F.softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
+    x, dt, B, C = (to_sequences(t, order) for t in (u, dt, B, C))
+    v = torch.empty_like(x)
+    h = h0.transpose(0, 1)
+    for t in _chunks(len(x), h.numel()):
+        states, _ = _states(h, x[t], dt[t], A, B[t])
+        v[t] = (states @ C[t, ..., None]).squeeze(-1)
+        h = states[-1].clone()
+    return from_sequences(v, order, u.shape[1], u.shape[2]) + D.sum(0) * u, h.transpose(0, 1).contiguous()
+
+
+def backward(
+    dv: Tensor,
+    dlast: Tensor,
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: Sequence[str],
+    softplus: bool,
+) -> tuple[Tensor, ...]:
+    """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
+    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
+    raw = to_sequences(dt_raw + dt_bias, order)
+    dt = F.softplus(raw) if softplus else raw
+    x, g, B, C = (to_sequences(t, order) for t in (u, dv, B, C))
+    dx, draw, dB, dC = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
+    dA = torch.zeros_like(A)
+    chunks, starts = list(_chunks(len(x), h0.numel())), [h0.transpose(0, 1)]
+    for t in chunks[:-1]:
+        starts.append(_states(starts[-1], x[t], dt[t], A, B[t])[0][-1].clone())
+    carry = dlast.transpose(0, 1)  # gradient of a chunk's last state by what comes after it
+    for t, h in zip(reversed(chunks), reversed(starts), strict=True):
+        states, decay = _states(h, x[t], dt[t], A, B[t])
+        dC[t] = (g[t].unsqueeze(-2) @ states).squeeze(-2)
+        grad = g[t][..., None] * C[t][..., None, :]
+        grad[-1] += carry
+        steps = list(zip(grad.unbind(0), decay.unbind(0), strict=True))
+        for (now, _), (after, a) in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
+            torch.addcmul(now, a, after, out=now)
+        carry = decay[0] * grad[0]
+        grad_dtx = (grad @ B[t][..., None]).squeeze(-1)
+        dB[t] = ((dt[t] * x[t]).unsqueeze(-2) @ grad).squeeze(-2)
+        exponent = grad.mul_(decay).mul_(torch.cat([h[None], states[:-1]]))  # gradient of dt * A
+        dA += (exponent * dt[t][..., None]).sum((0, 2))
+        draw[t] = (exponent * A[:, None]).sum(-1) + grad_dtx * x[t]
+        dx[t] = grad_dtx * dt[t]
+    if softplus:
+        draw *= torch.sigmoid(raw)
+    size = (u.shape[1], u.shape[2])
+    du = from_sequences(dx, order, *size) + D.sum(0) * dv
+    dD = (dv * u).sum((0, 1, 2)).expand_as(D).contiguous()
+    maps = (_to_maps(t, order, *size) for t in (draw, dB, dC))
+    draw_map, dB_map, dC_map = maps
+    return du, draw_map, dA, dB_map, dC_map, dD, draw.sum((0, 2)), carry.transpose(0, 1).contiguous()
+
+
+def _to_maps(sequences: Tensor, order: Tensor, height: int, width: int) -> Tensor:
+    """(L, K, batch, c) sequences as (batch, H, W, K, c) maps."""
+    maps = [from_sequences(sequences[:, k : k + 1], order[:, k : k + 1], height, width) for k in range(order.shape[1])]
+    return torch.stack(maps, dim=3)
 
 
 def _chunks(length: int, state_elements: int) -> Iterator[slice]:
@@ -47,44 +122,3 @@ def _states(h: Tensor, u: Tensor, dt: Tensor, A: Tensor, B: Tensor) -> tuple[Ten
         torch.addcmul(x, a, h, out=x)
         h = x
     return states, decay
-
-
-class _Scan(torch.autograd.Function):
-    """v[l] = sum_n C[l, n] h[l, n]; u, dt (L, K, batch, d), A (K, d, N), B and C (L, K, batch, N)."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
-        h = u.new_zeros(*u.shape[1:], A.shape[-1])
-        v = torch.empty_like(u)
-        starts = []
-        for t in _chunks(len(u), h.numel()):
-            starts.append(h)
-            states, _ = _states(h, u[t], dt[t], A, B[t])
-            v[t] = (states @ C[t, ..., None]).squeeze(-1)
-            h = states[-1].clone()
-        ctx.save_for_backward(u, dt, A, B, C, *starts)
-        return v
-
-    @staticmethod
-    def backward(ctx: Any, dv: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        u, dt, A, B, C, *starts = ctx.saved_tensors
-        du, ddt, dB, dC = torch.empty_like(u), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
-        dA = torch.zeros_like(A)
-        carry = torch.zeros_like(starts[0])  # gradient that reaches a chunk's last state from the next chunk
-        for t, h in reversed(list(zip(_chunks(len(u), carry.numel()), starts, strict=True))):
-            states, decay = _states(h, u[t], dt[t], A, B[t])
-            dC[t] = (dv[t].unsqueeze(-2) @ states).squeeze(-2)
-            grad = dv[t][..., None] * C[t][..., None, :]
-            grad[-1] += carry
-            steps = list(zip(grad.unbind(0), decay.unbind(0), strict=True))
-            for (g, _), (g_next, a_next) in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
-                torch.addcmul(g, a_next, g_next, out=g)
-            carry = decay[0] * grad[0]
-            dx = (grad @ B[t][..., None]).squeeze(-1)
-            dB[t] = ((dt[t] * u[t]).unsqueeze(-2) @ grad).squeeze(-2)
-            before = torch.cat([h[None], states[:-1]])
-            exponent = grad.mul_(decay).mul_(before)  # gradient of dt * A
-            dA += (exponent * dt[t][..., None]).sum((0, 2))
-            ddt[t] = (exponent * A[:, None]).sum(-1) + dx * u[t]
-            du[t] = dx * dt[t]
-        return du, ddt, dA, dB, dC

@@ -8,25 +8,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import scan_order
 
-__all__ = ["cross_selective_scan"]
+__all__ = ["backend", "forward"]
 
 
-def cross_selective_scan(
-    u: Tensor, dt_raw: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, directions: Sequence[str]
-) -> Tensor:
-    """Sequential scan; arguments as `ssmctx.scan.cross_selective_scan` has them, all of one dtype."""
-    batch, height, width, channels = u.shape
+def backend() -> Backend:
+    """The `reference` backend."""
+    return Backend("reference", lambda: None, forward)
+
+
+def forward(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: Sequence[str],
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    _, height, width, _ = u.shape
     total = torch.zeros_like(u).flatten(1, 2)
+    last = []
     for k, order in enumerate(scan_order(height, width, directions).unbind(1)):
-        dt = F.softplus(dt_raw[..., k, :] + dt_bias[k]).flatten(1, 2)
-        u_k, B_k, C_k = u.flatten(1, 2), B[..., k, :].flatten(1, 2), C[..., k, :].flatten(1, 2)
-        h = u.new_zeros(batch, channels, A.shape[-1])
+        dt = dt_raw[..., k, :] + dt_bias[k]
+        dt = F.softplus(dt) if softplus else dt
+        pixels = [x.flatten(1, 2).unbind(1) for x in (u, dt, B[..., k, :], C[..., k, :])]
+        h = h0[:, k]
         v: list[Tensor] = [torch.empty(0)] * (height * width)
         for pixel in order.tolist():
-            decay = torch.exp(dt[:, pixel, :, None] * A[k])
-            h = decay * h + (dt[:, pixel] * u_k[:, pixel])[..., None] * B_k[:, pixel, None, :]
-            v[pixel] = (h * C_k[:, pixel, None, :]).sum(-1) + D[k] * u_k[:, pixel]
+            u_l, dt_l, B_l, C_l = (x[pixel] for x in pixels)
+            h = torch.exp(dt_l[..., None] * A[k]) * h + (dt_l * u_l)[..., None] * B_l[:, None]
+            v[pixel] = (h * C_l[:, None]).sum(-1) + D[k] * u_l
         total = total + torch.stack(v, dim=1)
-    return total.view(u.shape)
+        last.append(h)
+    return total.view(u.shape), torch.stack(last, dim=1)

@@ -1,29 +1,17 @@
-"""The front of the scan: checks arguments, picks the backend, guards precision."""
+"""The selective scan of pictures along several directions: the front, which checks arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from ssmctx.errors import ArgumentError, ShapeError
-from ssmctx.registry import scan_backends
+from ssmctx.scan.checks import check_values
 from ssmctx.scan.directions import DIRECTIONS
+from ssmctx.scan.operator import scan
 
-__all__ = ["cross_selective_scan", "resolve_backend"]
-
-
-def resolve_backend(name: str) -> str:
-    """The backend that `name` stands for: itself, or the fastest available for "auto".
-
-    Raises:
-        UnknownNameError: no such backend.
-    """
-    if name == "auto":
-        return "torch"
-    scan_backends.get(name)
-    return name
+__all__ = ["cross_selective_scan"]
 
 
 def cross_selective_scan(
@@ -65,8 +53,10 @@ def cross_selective_scan(
 
     Raises:
         ShapeError: an argument's shape does not fit the others.
-        ArgumentError: an unknown direction.
+        ArgumentError: an unknown direction, a value of A that is not negative, or a tensor of a foreign device or type.
+        NonFiniteError: an argument holds NaN or an infinity.
         UnknownNameError: an unknown backend.
+        BackendUnavailableError: the named backend cannot take this scan.
 
     Source:
         MambaIC section 3.1, equations 7-9, and section 3.2 (SS2D); Mamba (Gu and Dao, 2023), algorithm 2.
@@ -78,10 +68,8 @@ def cross_selective_scan(
         torch.Size([1, 4, 5, 8])
     """
     _check(u, dt_raw, A, B, C, D, dt_bias, directions)
-    run = scan_backends.get(resolve_backend(backend))
-    work = torch.promote_types(u.dtype, torch.float32)
-    with torch.autocast(u.device.type, enabled=False):
-        v: Tensor = run(*(x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias)), tuple(directions))
+    check_values(u=u, dt_raw=dt_raw, A=A, B=B, C=C, D=D, dt_bias=dt_bias)
+    v, _ = scan(u, dt_raw, A, B, C, D, dt_bias, None, tuple(directions), True, backend)
     return v.to(u.dtype)
 
 

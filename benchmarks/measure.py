@@ -1,0 +1,81 @@
+"""How the benchmarks measure: alternating rounds, medians, peak memory, and what machine it was."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+
+def machine() -> dict[str, object]:
+    """What a result depends on: hardware, threads, versions, commit."""
+    model = platform.processor()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    versions = {}
+    for package in ("torch", "numba", "triton", "mambapy", "mamba-ssm"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "cpu": model,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": commit.stdout.strip(),
+    }
+
+
+def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Median time of each run; the runs take turns, so that a slow moment of the machine hits them all."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for round_number in range(rounds + 1):
+        for name, run in runs.items():
+            _synchronise(device)
+            start = time.perf_counter()
+            run()
+            _synchronise(device)
+            if round_number > 0:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int | None:
+    """Memory that a run needs on top of what was in use before it; None where the system does not say."""
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what was freed, so that it counts when it is used again
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    except (OSError, AttributeError):
+        return None
+    before = _resident("VmRSS")
+    run()
+    return max(0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")

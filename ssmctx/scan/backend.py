@@ -1,0 +1,114 @@
+"""What a scan backend is, which ones can run here, and which one "auto" stands for."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ssmctx.errors import ArgumentError, BackendUnavailableError
+from ssmctx.registry import scan_backends
+
+__all__ = ["Backend", "backends", "load", "resolve"]
+
+_FASTEST = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A scan backend. Register a function without arguments that makes it in `ssmctx.registry.scan_backends`.
+
+    `forward(u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus)` returns v and the last state;
+    `backward(dv, dlast, <the same>)` the gradients of the eight tensors. Both get contiguous tensors of one dtype on
+    one device, with the shapes of `ssmctx.scan.cross_selective_scan` and h0, the states before each direction's first
+    pixel, (batch, K, d, N). A backend without `backward` is torch code that autograd differentiates.
+
+    Attributes:
+        name: as registered.
+        unavailable: says why the backend cannot run here, or None.
+        forward: the scan.
+        backward: its gradients, or None.
+        devices: device types that it runs on; None for all.
+        dtypes: that it computes in; None for all of float32 and wider.
+        max_states: largest N.
+    """
+
+    name: str
+    unavailable: Callable[[], str | None]
+    forward: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, ...]] | None = None
+    devices: tuple[str, ...] | None = None
+    dtypes: tuple[torch.dtype, ...] | None = None
+    max_states: int | None = None
+
+    def refuses(self, device: torch.device, dtype: torch.dtype, states: int) -> str | None:
+        """Why it cannot take such a scan; None when it can."""
+        if reason := self.unavailable():
+            return reason
+        if self.devices is not None and device.type not in self.devices:
+            return f"it runs on {' and '.join(self.devices)}, the tensors are on {device.type}"
+        if self.dtypes is not None and dtype not in self.dtypes:
+            return f"it computes in {' and '.join(map(str, self.dtypes))}, the tensors are {dtype}"
+        if self.max_states is not None and states > self.max_states:
+            return f"it takes up to {self.max_states} states, A has {states}"
+        return None
+
+
+@functools.cache
+def load(name: str) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        UnknownNameError: no such backend.
+    """
+    backend = scan_backends.create(name)
+    if not isinstance(backend, Backend):
+        raise ArgumentError(f"scan backend {name!r} must be made by a function that returns a Backend, got {backend!r}")
+    return backend
+
+
+def resolve(name: str, device: torch.device, dtype: torch.dtype, states: int) -> Backend:
+    """The backend for a scan: the named one, or for "auto" the fastest that can take it.
+
+    Raises:
+        UnknownNameError: no such backend.
+        BackendUnavailableError: the named backend cannot take this scan; the message says why.
+    """
+    if name != "auto":
+        backend = load(name)
+        if reason := backend.refuses(device, dtype, states):
+            raise BackendUnavailableError(f"scan backend {name!r} cannot be used: {reason}; or choose 'auto'")
+        return backend
+    return _fastest(device, dtype, states)
+
+
+@functools.cache
+def _fastest(device: torch.device, dtype: torch.dtype, states: int) -> Backend:
+    log = logging.getLogger("ssmctx")
+    for candidate in _FASTEST.get(device.type, ("torch",)):
+        backend = load(candidate)
+        reason = backend.refuses(device, dtype, states)
+        if reason is None:
+            log.info("scan on %s in %s: backend %r", device, dtype, candidate)
+            return backend
+        log.warning("scan on %s in %s: not backend %r, %s", device, dtype, candidate, reason)
+    raise BackendUnavailableError(f"no scan backend can be used on {device} in {dtype}")
+
+
+def backends() -> None:
+    """Print a table of the scan backends: name, whether it can run here, and why not.
+
+    Example:
+        >>> backends()  # doctest: +ELLIPSIS
+        name       available  why not
+        cpu        yes
+        ...
+    """
+    rows = [(name, load(name).unavailable()) for name in scan_backends.names()]
+    print(f"{'name':10} available  why not")
+    for name, reason in rows:
+        print(f"{name:10} {'no' if reason else 'yes':9}  {reason or ''}".rstrip())

@@ -1,0 +1,31 @@
+"""Checks of values that a scan is given."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ssmctx.errors import ArgumentError, NonFiniteError
+
+__all__ = ["check_values"]
+
+
+def check_values(A: Tensor, u: Tensor, **others: Tensor) -> None:
+    """Check that all tensors are real, on u's device and finite, and A negative; skipped while torch compiles.
+
+    Raises:
+        ArgumentError: a tensor is on another device or of no floating type, or A has a value that is not negative.
+        NonFiniteError: a tensor holds NaN or an infinity.
+    """
+    for name, x in {"u": u, "A": A, **others}.items():
+        if not x.is_floating_point():
+            raise ArgumentError(f"{name} must be of a real floating type, got {x.dtype} of shape {tuple(x.shape)}")
+        if x.device != u.device:
+            raise ArgumentError(f"{name} must be on u's device {u.device}, got {x.device} of shape {tuple(x.shape)}")
+    if torch.compiler.is_compiling():
+        return
+    for name, x in {"u": u, "A": A, **others}.items():
+        if not bool(x.isfinite().all()):
+            raise NonFiniteError(f"{name} must be finite, got NaN or an infinity in its {tuple(x.shape)}")
+    if not bool((A < 0).all()):
+        raise ArgumentError(f"A must be negative everywhere, got {A.max().item()} in its {tuple(A.shape)}")

@@ -1,0 +1,140 @@
+"""The scan on CPUs: numba kernels, shared out over threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from ssmctx.scan.backend import Backend
+from ssmctx.scan.threads import share_out
+
+__all__ = ["backend", "backward", "forward"]
+
+_FEW_TASKS = 8
+
+
+def backend() -> Backend:
+    """The `cpu` backend."""
+    return Backend("cpu", unavailable, forward, backward, devices=("cpu",), dtypes=(torch.float32,), max_states=64)
+
+
+def unavailable() -> str | None:
+    """Why the backend cannot run here; None when it can."""
+    return None if find_spec("numba") else "numba is not installed: pip install numba"
+
+
+def forward(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: Sequence[str],
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    from ssmctx.scan import cpu_kernels as kernels
+
+    parts, blocks = _split(u, directions)
+    v = u.new_empty(parts, *u.shape)
+    last = torch.empty_like(h0)
+    inputs = _arrays(u, dt_raw, A, B, C, D, dt_bias, h0, directions)
+    outputs = (_flat(v, 2), last.numpy())
+    share_out(
+        lambda first, stride: kernels.scan_forward(*inputs, softplus, first, stride, *outputs), parts * len(u) * blocks
+    )
+    return _add_up(v), last
+
+
+def backward(
+    dv: Tensor,
+    dlast: Tensor,
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: Sequence[str],
+    softplus: bool,
+) -> tuple[Tensor, ...]:
+    """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
+    from ssmctx.scan import cpu_kernels as kernels
+
+    parts, blocks = _split(u, directions)
+    batch, (count, channels, states) = len(u), A.shape
+    du, draw = u.new_empty(parts, *u.shape), torch.empty_like(dt_raw)
+    dA = u.new_empty(batch, count, states, channels)
+    dB, dC = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape)
+    dD, dbias, dh0 = u.new_empty(batch, *D.shape), u.new_empty(batch, *D.shape), torch.empty_like(h0)
+    inputs = (_flat(dv, 1), dlast.numpy(), *_arrays(u, dt_raw, A, B, C, D, dt_bias, h0, directions))
+    outputs = (_flat(du, 2), _flat(draw, 1), dA.numpy(), _flat(dB, 2), _flat(dC, 2), dD.numpy(), dbias.numpy())
+    share_out(
+        lambda first, stride: kernels.scan_backward(*inputs, softplus, first, stride, *outputs, dh0.numpy()),
+        parts * batch * blocks,
+    )
+    return _add_up(du), draw, dA.sum(0).mT.contiguous(), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0
+
+
+def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
+    """Parts that the output is made in, and blocks of channels.
+
+    With few blocks each direction is a task of its own, so that there is something to share out; the parts are then
+    added up in the order in which one task would have added them, so that this changes no bit.
+    """
+    from ssmctx.scan.cpu_kernels import LANES
+
+    blocks = -(-u.shape[-1] // LANES)
+    return (len(directions) if len(u) * blocks < _FEW_TASKS else 1), blocks
+
+
+def _add_up(parts: Tensor) -> Tensor:
+    """Sum over the first dimension, in order."""
+    total = parts[0]
+    for part in parts[1:]:
+        total += part
+    return total
+
+
+def _flat(x: Tensor, first: int) -> object:
+    """As numpy, rows and columns of pixels (dimensions first and first + 1) made one."""
+    return x.flatten(first, first + 1).numpy()
+
+
+def _arrays(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: Sequence[str],
+) -> tuple[object, ...]:
+    """The kernels' inputs: pixels flat, A in units of ln 2 with channels last, directions as walks."""
+    import numpy as np
+
+    from ssmctx.scan.cpu_kernels import LOG2E
+
+    height, width = u.shape[1:3]
+    last = height * width - 1
+    walks = {
+        "row": (0, width, 1, width),
+        "column": (0, height, width, 1),
+        "row-reversed": (last, width, -1, -width),
+        "column-reversed": (last, height, -width, -1),
+    }
+    A2 = (A * float(LOG2E)).mT.contiguous().numpy()
+    walk = np.array([walks[name] for name in directions], dtype=np.int64)
+    pictures = (_flat(x, 1) for x in (u, dt_raw, B, C))
+    u_flat, raw_flat, B_flat, C_flat = pictures
+    return u_flat, raw_flat, A2, B_flat, C_flat, D.numpy(), dt_bias.numpy(), h0.numpy(), walk

@@ -1,0 +1,114 @@
+"""The scan as an operator of torch: autograd, fake tensors for compile and export, autocast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmctx.scan.backend import Backend, resolve
+
+__all__ = ["scan"]
+
+
+def _backend(name: str, u: Tensor, A: Tensor) -> Backend:
+    return resolve(name, u.device, u.dtype, A.shape[-1])
+
+
+@torch.library.custom_op("ssmctx::scan", mutates_args=())
+def _scan(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: str,
+    softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    tensors = (x.contiguous() for x in (u, dt_raw, A, B, C, D, dt_bias, h0))
+    return _backend(backend, u, A).forward(*tensors, tuple(directions.split()), softplus)
+
+
+@torch.library.custom_op("ssmctx::scan_backward", mutates_args=())
+def _scan_backward(
+    dv: Tensor,
+    dlast: Tensor,
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor,
+    directions: str,
+    softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    chosen = _backend(backend, u, A)
+    if chosen.backward is None:
+        raise RuntimeError(f"scan backend {chosen.name!r} is differentiated by autograd and has no backward of its own")
+    tensors = (x.contiguous() for x in (dv, dlast, u, dt_raw, A, B, C, D, dt_bias, h0))
+    du, draw, dA, dB, dC, dD, dbias, dh0 = chosen.backward(*tensors, tuple(directions.split()), softplus)
+    return du, draw, dA, dB, dC, dD, dbias, dh0
+
+
+@_scan.register_fake
+def _(
+    u: Tensor, dt_raw: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, h0: Tensor, *_: Any
+) -> Any:
+    return u.new_empty(u.shape), h0.new_empty(h0.shape)
+
+
+@_scan_backward.register_fake
+def _(dv: Tensor, dlast: Tensor, *rest: Any) -> Any:
+    return tuple(x.new_empty(x.shape) for x in rest[:8])
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    ctx.save_for_backward(*inputs[:8])
+    ctx.options = inputs[8:]
+
+
+def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+    u, *_, h0 = ctx.saved_tensors
+    dv = torch.zeros_like(u) if dv is None else dv
+    dlast = torch.zeros_like(h0) if dlast is None else dlast
+    return *_scan_backward(dv, dlast, *ctx.saved_tensors, *ctx.options), None, None, None
+
+
+_scan.register_autograd(_gradients, setup_context=_keep)
+for _device in ("cpu", "cuda"):
+    _scan.register_autocast(_device, torch.float32)
+
+
+def scan(
+    u: Tensor,
+    dt_raw: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    h0: Tensor | None,
+    directions: tuple[str, ...],
+    softplus: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """v (batch, H, W, d) and the last states (batch, K, d, N), in float32 or wider; shapes are not checked."""
+    work = torch.promote_types(u.dtype, torch.float32)
+    if h0 is None:
+        h0 = u.new_zeros(len(u), *A.shape)
+    tensors = [x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0)]
+    if backend != "auto" and not torch.compiler.is_compiling():
+        chosen = resolve(backend, u.device, work, A.shape[-1])
+        if chosen.backward is None:
+            with torch.autocast(u.device.type, enabled=False):
+                return chosen.forward(*tensors, directions, softplus)
+    v, last = _scan(*tensors, " ".join(directions), softplus, backend)
+    return v, last

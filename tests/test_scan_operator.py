@@ -1,0 +1,211 @@
+"""The scan as an operator of torch, as a function of sequences, and among threads and forks."""
+
+import subprocess
+import sys
+import threading
+import types
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from test_scan import FAST, arguments, public
+
+from ssmctx import VSSBlock
+from ssmctx.errors import ArgumentError, NonFiniteError, ShapeError
+from ssmctx.scan import cross_selective_scan, mamba_ssm, selective_scan
+from ssmctx.scan.operator import scan
+
+# --- torch.library
+
+
+@pytest.mark.parametrize("backend", FAST)
+def test_opcheck(backend):
+    values = arguments(0, dtype=torch.float32)
+    options = ("row column row-reversed column-reversed", True, backend)
+    torch.library.opcheck(torch.ops.ssmctx.scan.default, (*values.values(), *options))
+
+
+@pytest.mark.parametrize("backend", ["auto", *FAST])
+def test_compiles_whole(backend):
+    block = VSSBlock(8, d_state=3, scan_backend=backend)
+    x = torch.randn(1, 8, 5, 6)
+    torch._dynamo.reset()
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+    expected = block(x)
+    torch.testing.assert_close(compiled(x), expected)
+    gradients = [torch.autograd.grad(f(x).square().sum(), list(block.parameters())) for f in (block, compiled)]
+    for plain, through_compile in zip(*gradients, strict=True):
+        torch.testing.assert_close(through_compile, plain)
+
+
+def test_the_public_function_compiles_whole():
+    values = {n: x.detach() for n, x in public(arguments(0, dtype=torch.float32)).items()}
+    torch._dynamo.reset()
+    compiled = torch.compile(cross_selective_scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**values), cross_selective_scan(**values))
+
+
+def test_exports():
+    block = VSSBlock(8, d_state=3).eval()
+    x = torch.randn(1, 8, 5, 6)
+    program = torch.export.export(block, (x,))
+    torch.testing.assert_close(program.module()(x), block(x))
+
+
+def test_twice_without_gradients():
+    values = arguments(0, dtype=torch.float32)
+    with torch.no_grad():
+        first, second = (cross_selective_scan(**public(values)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not first.requires_grad
+
+
+# --- sequences, as mamba_ssm has them
+
+
+def naive(u, delta, A, B, C, D, z, bias, softplus, h):
+    delta = delta + bias[:, None]
+    delta = F.softplus(delta) if softplus else delta
+    out = []
+    for t in range(u.shape[2]):
+        h = torch.exp(delta[:, :, t, None] * A) * h + (delta[:, :, t] * u[:, :, t])[..., None] * B[..., t]
+        out.append((h * C[..., t]).sum(-1) + D * u[:, :, t])
+    return torch.stack(out, 2) * F.silu(z), h
+
+
+def per_channel(x, channels, length):
+    """Weights of any form as (batch, d, N, L)."""
+    if x.dim() == 2:
+        return x[None, :, :, None].expand(-1, -1, -1, length)
+    return x[:, None] if x.dim() == 3 else x.repeat_interleave(channels // x.shape[1], dim=1)
+
+
+@pytest.mark.parametrize("form", ["fixed", "shared", "grouped"])
+@given(seed=st.integers(0, 2**20), batch=st.integers(1, 2), length=st.integers(1, 9), softplus=st.booleans())
+def test_sequences_equal_the_naive_loop(form, seed, batch, length, softplus):
+    generator = torch.Generator().manual_seed(seed)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    d, N = 6, 3
+    shape = {"fixed": (d, N), "shared": (batch, N, length), "grouped": (batch, 2, N, length)}[form]
+    u, z, A, B, C, D, bias = (normal(*s) for s in [(batch, d, length)] * 2 + [(d, N), shape, shape, (d,), (d,)])
+    delta, A, h0 = normal(batch, d, length).abs(), -A.abs() - 0.01, normal(batch, d, N)
+    bias = bias if softplus else bias.abs()
+    expected = naive(u, delta, A, *(per_channel(x, d, length) for x in (B, C)), D, z, bias, softplus, h0)
+    actual = selective_scan(u, delta, A, B, C, D, z, bias, softplus, return_last_state=True, initial_state=h0)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_sequences_need_no_more_than_the_five():
+    u, B = torch.randn(2, 4, 7), torch.randn(2, 3, 7)
+    out = selective_scan(u, torch.rand(2, 4, 7), -torch.rand(4, 3) - 0.1, B, B)
+    assert out.shape == u.shape
+
+
+def test_bad_sequences():
+    u, B, A = torch.randn(2, 4, 7), torch.randn(2, 3, 7), -torch.ones(4, 3)
+    with pytest.raises(ShapeError, match=r"delta must be \(2, 4, 7\) for u \(2, 4, 7\), got \(2, 4, 8\)"):
+        selective_scan(u, torch.rand(2, 4, 8), A, B, B)
+    with pytest.raises(ShapeError, match=r"A must be \(4, N\) for u \(2, 4, 7\), got \(5, 3\)"):
+        selective_scan(u, u, -torch.ones(5, 3), B, B)
+    with pytest.raises(
+        ShapeError, match=r"C must be \(4, 3\), \(2, 3, 7\) or .* groups that divide 4, got \(2, 3, 3, 7\)"
+    ):
+        selective_scan(u, u, A, B, torch.randn(2, 3, 3, 7))
+    with pytest.raises(ShapeError, match=r"u must be \(batch, d, L\)"):
+        selective_scan(u[0], u, A, B, B)
+    with pytest.raises(ArgumentError, match=r"A must be negative everywhere, got 1\.0"):
+        selective_scan(u, u, -A, B, B)
+    with pytest.raises(NonFiniteError, match="delta must be finite"):
+        selective_scan(u, u * float("inf"), A, B, B)
+
+
+# --- the adapter to mamba_ssm, against a stand-in with its signature and layout
+
+
+def stand_in(u, delta, A, B, C, D, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):
+    assert z is None
+    assert return_last_state
+    weights = (per_channel(x, u.shape[1], u.shape[2]) for x in (B, C))
+    h = u.new_zeros(len(u), *A.shape)
+    v, last = naive(u, delta, A, *weights, D, torch.full_like(u, 1e9), delta_bias, delta_softplus, h)
+    return v / 1e9, last
+
+
+def test_the_mamba_ssm_adapter_speaks_its_layout(monkeypatch):
+    interface = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
+    interface.selective_scan_fn = stand_in
+    for name in ("mamba_ssm", "mamba_ssm.ops"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, interface.__name__, interface)
+    values = {n: x.detach() for n, x in arguments(0, batch=2).items()} | {"h0": torch.zeros(2, 4, 5, 2).double()}
+    directions = ("row", "column", "row-reversed", "column-reversed")
+    actual = mamba_ssm.forward(*values.values(), directions, True)
+    expected = scan(**values, directions=directions, softplus=True, backend="reference")
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e)
+    with pytest.raises(ArgumentError, match="'mamba_ssm' starts from zero states"):
+        mamba_ssm.forward(*(values | {"h0": torch.ones(2, 4, 5, 2).double()}).values(), directions, True)
+
+
+# --- threads and forks
+
+
+def test_two_python_threads_may_scan_at_once():
+    values = public(arguments(1, 4, 12, 12, 130, dtype=torch.float32))
+    expected = cross_selective_scan(**values, backend="cpu")
+    results = [None] * 4
+
+    def work(i):
+        for _ in range(5):
+            results[i] = cross_selective_scan(**values, backend="cpu")
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(torch.equal(result, expected) for result in results)
+
+
+FORKING = """
+import torch
+from ssmctx import VSSBlock
+from torch.utils.data import DataLoader, Dataset
+
+block = VSSBlock(72, scan_backend="cpu").eval()
+x = torch.randn(4, 72, 6, 7)
+with torch.no_grad():
+    expected = block(x)
+
+    class Scans(Dataset):
+        def __len__(self):
+            return 4
+        def __getitem__(self, index):
+            # two threads of ours, one of torch's own: its OpenMP pool does not survive a fork
+            torch.get_num_threads = lambda: 2
+            with torch.no_grad():
+                return block(x)
+
+    for result in DataLoader(Scans(), batch_size=None, num_workers=2, multiprocessing_context="fork"):
+        torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(block(x), expected)
+print("fine")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+def test_forked_data_loader_workers_may_scan():
+    done = subprocess.run([sys.executable, "-c", FORKING], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout == "fine\n", done.stderr
+
+
+def test_the_kernels_are_cached_on_disk():
+    from ssmctx.scan import cpu_kernels
+
+    cross_selective_scan(**public(arguments(1, dtype=torch.float32)), backend="cpu")
+    stats = cpu_kernels.scan_forward.stats
+    assert stats.cache_path
+    assert sum(stats.cache_hits.values()) + sum(stats.cache_misses.values()) >= 1
