@@ -98,11 +98,11 @@ def _sum_rows(rows, first, count, block, b, p, k, out):
     for n in range(count):
         row = first + n
         for r in range(32):
-            rows[row, r] += rows[row, r + 32]
+            rows[row, r] += rows[row, np.uintp(r + 32)]
         for r in range(16):
-            rows[row, r] += rows[row, r + 16]
+            rows[row, r] += rows[row, np.uintp(r + 16)]
         for r in range(8):
-            rows[row, r] += rows[row, r + 8]
+            rows[row, r] += rows[row, np.uintp(r + 8)]
         left = (rows[row, 0] + rows[row, 4]) + (rows[row, 1] + rows[row, 5])
         right = (rows[row, 2] + rows[row, 6]) + (rows[row, 3] + rows[row, 7])
         out[block, b, p, k, n] = left + right
@@ -122,8 +122,8 @@ def _pixel(walk, position):
 def _load(u, raw, b, p, k, c0, width, shift, softplus, t, x, given, dt):
     """Read one position of a block into row t of x, its input, `given`, its raw step sizes, and dt, made of them."""
     for r in range(width):
-        x[t, r] = u[b, p, c0 + r]
-        given[t, r] = raw[b, p, k, c0 + r] + shift[r]
+        x[t, r] = u[b, p, np.uintp(c0 + r)]
+        given[t, r] = raw[b, p, k, np.uintp(c0 + r)] + shift[r]
     if softplus:
         for r in range(LANES):
             dt[t, r] = _softplus(given[t, r])
@@ -169,12 +169,12 @@ def scan_forward(u, raw, A2, B, C, D, bias, h0, walks, softplus, first, stride, 
         for k in range(part if parts > 1 else 0, part + 1 if parts > 1 else directions):
             # lanes past the width hold left-overs of other tasks: finite, and never stored
             for r in range(width):
-                shift[r] = bias[k, c0 + r]
-                skip[r] = D[k, c0 + r]
+                shift[r] = bias[k, np.uintp(c0 + r)]
+                skip[r] = D[k, np.uintp(c0 + r)]
             for n in range(states):
                 for r in range(width):
-                    h[n, r] = h0[b, k, c0 + r, n]
-                    A[n, r] = A2[k, n, c0 + r]
+                    h[n, r] = h0[b, k, np.uintp(c0 + r), n]
+                    A[n, r] = A2[k, n, np.uintp(c0 + r)]
             for position in range(length):
                 p = _pixel(walks[k], position)
                 _load(u, raw, b, p, k, c0, width, shift, softplus, 0, x, given, dt)
@@ -199,13 +199,13 @@ def scan_forward(u, raw, A2, B, C, D, bias, h0, walks, softplus, first, stride, 
                         y[r] += state * weight_out
                 if k == 0 or parts > 1:
                     for r in range(width):
-                        v[part, b, p, c0 + r] = y[r]
+                        v[part, b, p, np.uintp(c0 + r)] = y[r]
                 else:
                     for r in range(width):
-                        v[part, b, p, c0 + r] += y[r]
+                        v[part, b, p, np.uintp(c0 + r)] += y[r]
             for n in range(states):
                 for r in range(width):
-                    last[b, k, c0 + r, n] = h[n, r]
+                    last[b, k, np.uintp(c0 + r), n] = h[n, r]
 
 
 @njit(**_KERNEL)
@@ -241,13 +241,13 @@ def scan_backward(
             # lanes past the width have u = dv = 0 and h = carry = 0: they add nothing to dB and dC
             x[:], given[:], h[0], s[:] = 0, 0, 0, 0
             for r in range(width):
-                shift[r] = bias[k, c0 + r]
-                skip[r] = D[k, c0 + r]
+                shift[r] = bias[k, np.uintp(c0 + r)]
+                skip[r] = D[k, np.uintp(c0 + r)]
             for n in range(states):
                 for r in range(width):
-                    h[0, n, r] = h0[b, k, c0 + r, n]
-                    s[carry + n, r] = dlast[b, k, c0 + r, n]
-                    A[n, r] = A2[k, n, c0 + r]
+                    h[0, n, r] = h0[b, k, np.uintp(c0 + r), n]
+                    s[carry + n, r] = dlast[b, k, np.uintp(c0 + r), n]
+                    A[n, r] = A2[k, n, np.uintp(c0 + r)]
             for turn in range(2 * chunks - 1):
                 # to the start of the last chunk, keeping the state at each start, and back again
                 chunk = min(turn, 2 * chunks - 2 - turn)
@@ -268,7 +268,7 @@ def scan_backward(
                 for t in range(size - 1, -1, -1):
                     p = _pixel(walks[k], chunk * CHUNK + t)
                     for r in range(width):
-                        s[_G, r] = dv[b, p, c0 + r]
+                        s[_G, r] = dv[b, p, np.uintp(c0 + r)]
                     for r in range(LANES):
                         s[_DT, r] = dt[t, r]
                         s[_DTX, r] = dt[t, r] * x[t, r]
@@ -295,17 +295,17 @@ def scan_backward(
                         s[_GRAD_BIAS, r] += s[_GRAD_DT, r]
                         s[_GRAD_DTX, r] = s[_GRAD_DTX, r] * dt[t, r] + skip[r] * s[_G, r]
                     for r in range(width):
-                        draw[b, p, k, c0 + r] = s[_GRAD_DT, r]
+                        draw[b, p, k, np.uintp(c0 + r)] = s[_GRAD_DT, r]
                     if k == 0 or parts > 1:
                         for r in range(width):
-                            du[part, b, p, c0 + r] = s[_GRAD_DTX, r]
+                            du[part, b, p, np.uintp(c0 + r)] = s[_GRAD_DTX, r]
                     else:
                         for r in range(width):
-                            du[part, b, p, c0 + r] += s[_GRAD_DTX, r]
+                            du[part, b, p, np.uintp(c0 + r)] += s[_GRAD_DTX, r]
             for r in range(width):
-                dD[b, k, c0 + r] = s[_GRAD_D, r]
-                dbias[b, k, c0 + r] = s[_GRAD_BIAS, r]
+                dD[b, k, np.uintp(c0 + r)] = s[_GRAD_D, r]
+                dbias[b, k, np.uintp(c0 + r)] = s[_GRAD_BIAS, r]
             for n in range(states):
                 for r in range(width):
-                    dA[b, k, n, c0 + r] = s[grad_A + n, r]
-                    dh0[b, k, c0 + r, n] = s[carry + n, r]
+                    dA[b, k, n, np.uintp(c0 + r)] = s[grad_A + n, r]
+                    dh0[b, k, np.uintp(c0 + r), n] = s[carry + n, r]

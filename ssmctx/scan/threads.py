@@ -10,6 +10,8 @@ import torch
 
 __all__ = ["share_out"]
 
+_SHARES_A_THREAD = 4
+
 _pool: ThreadPoolExecutor | None = None
 
 
@@ -24,10 +26,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def share_out(kernel: Callable[[int, int], object], tasks: int) -> None:
-    """Run kernel(first, stride) on several threads, so that tasks first, first + stride, ... of all add up to `tasks`.
+    """Run kernel(first, stride) for shares first, first + stride, ... of the tasks, on several threads.
 
     Args:
-        kernel: handles its share of the tasks; must release the GIL to gain anything.
+        kernel: handles a share; must release the GIL to gain anything.
         tasks: how many there are. No more threads than tasks, and than `torch.get_num_threads()`, take part.
     """
     global _pool
@@ -35,11 +37,19 @@ def share_out(kernel: Callable[[int, int], object], tasks: int) -> None:
     if threads == 1:
         kernel(0, 1)
         return
+    # more shares than threads: whoever is done takes the next, so that a thread that was held up holds up nobody
+    shares = min(tasks, _SHARES_A_THREAD * threads)
+    waiting = iter(range(shares))  # taking the next one holds the GIL
+
+    def work() -> None:
+        for first in waiting:
+            kernel(first, shares)
+
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ssmctx")
-    others = [_pool.submit(kernel, first, threads) for first in range(1, threads)]
+    others = [_pool.submit(work) for _ in range(threads - 1)]
     try:
-        kernel(0, threads)
+        work()
     finally:
         for other in others:
             other.result()
