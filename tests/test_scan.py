@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError, UnknownNameError
 from ssmctx.registry import scan_backends
 from ssmctx.scan import DIRECTIONS, backends, chunked, cpu_kernels, cross_selective_scan
+from ssmctx.scan import backend as backend_module
 from ssmctx.scan.backend import load
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
 from ssmctx.scan.operator import scan
@@ -289,6 +290,18 @@ def test_auto_takes_the_fastest_that_can():
     fastest = cross_selective_scan(**single, backend="cpu")
     assert torch.equal(cross_selective_scan(**single), fastest)
     assert torch.equal(cross_selective_scan(**values), cross_selective_scan(**values, backend="torch"))
+
+
+def test_auto_says_once_what_it_took_and_why_not_another(caplog):
+    caplog.set_level("INFO", logger="ssmctx")
+    backend_module._fastest.cache_clear()
+    values = {n: x.detach() for n, x in public(arguments(0)).items()}
+    for _ in range(2):
+        cross_selective_scan(**values)
+    refusal, choice = caplog.messages
+    assert refusal.startswith("scan on cpu in torch.float64: not backend 'cpu', it computes in torch.float32")
+    assert choice == "scan on cpu in torch.float64: backend 'torch'"
+    assert {record.levelname for record in caplog.records} == {"INFO"}
 
 
 def test_the_table_lists_every_backend(capsys):

@@ -95,7 +95,9 @@ def _fastest(device: torch.device, dtype: torch.dtype, states: int) -> Backend:
         if reason is None:
             log.info("scan on %s in %s: backend %r", device, dtype, candidate)
             return backend
-        log.warning("scan on %s in %s: not backend %r, %s", device, dtype, candidate, reason)
+        # without its kernel a GPU scans a hundred times slower: that deserves a warning, the rest does not
+        level = logging.WARNING if device.type == "cuda" else logging.INFO
+        log.log(level, "scan on %s in %s: not backend %r, %s", device, dtype, candidate, reason)
     raise BackendUnavailableError(f"no scan backend can be used on {device} in {dtype}")
 
 
