@@ -38,12 +38,20 @@ def machine() -> dict[str, object]:
     }
 
 
+_PAUSE = 0.1
+
+
 def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median time of each run; the runs take turns, so that a slow moment of the machine hits them all."""
+    """Median time of each run.
+
+    The runs take turns, so that a slow moment of the machine hits them all, with a pause before each, so that none is
+    timed beside threads that the one before left spinning.
+    """
     times: dict[str, list[float]] = {name: [] for name in runs}
     for round_number in range(rounds + 1):
         for name, run in runs.items():
             _synchronise(device)
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             run()
             _synchronise(device)

@@ -40,6 +40,14 @@ def test_compiles_whole(backend):
         torch.testing.assert_close(through_compile, plain)
 
 
+def test_a_backend_that_autograd_differentiates_does_not_compile():
+    block = VSSBlock(8, d_state=3, scan_backend="reference")
+    torch._dynamo.reset()
+    compiled = torch.compile(block, backend="aot_eager")
+    with pytest.raises(Exception, match="'reference' is differentiated by autograd"):
+        compiled(torch.randn(1, 8, 5, 6)).sum().backward()
+
+
 def test_the_public_function_compiles_whole():
     values = {n: x.detach() for n, x in public(arguments(0, dtype=torch.float32)).items()}
     torch._dynamo.reset()

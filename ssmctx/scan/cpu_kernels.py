@@ -24,7 +24,7 @@ CHUNK = 16
 """Positions whose states the backward pass holds at a time."""
 
 # rows of the backward pass's scratch array: gradients of one position, before those with one row a state
-_G, _DT, _DTX, _GRAD_DT, _GRAD_DTX, _GRAD_D, _GRAD_BIAS, _ROWS = range(8)
+_GRAD_DT, _GRAD_DTX, _GRAD_D, _GRAD_BIAS, _ROWS = range(5)
 
 # what vectorising needs, and no more: sums keep their order and NaN stays NaN
 _FAST = {"contract", "nsz", "arcp"}
@@ -92,20 +92,25 @@ def _sigmoid(x):
     return (np.float32(1.0) if x >= np.float32(0.0) else e) / (np.float32(1.0) + e)
 
 
-@njit(**_INLINE)
-def _sum_rows(rows, first, count, block, b, p, k, out):
-    """Sums over the lanes of `count` rows from `first` on, by halves; the rows are used up."""
-    for n in range(count):
-        row = first + n
-        for r in range(32):
-            rows[row, r] += rows[row, np.uintp(r + 32)]
-        for r in range(16):
-            rows[row, r] += rows[row, np.uintp(r + 16)]
-        for r in range(8):
-            rows[row, r] += rows[row, np.uintp(r + 8)]
-        left = (rows[row, 0] + rows[row, 4]) + (rows[row, 1] + rows[row, 5])
-        right = (rows[row, 2] + rows[row, 6]) + (rows[row, 3] + rows[row, 7])
-        out[block, b, p, k, n] = left + right
+@intrinsic
+def _sum_lanes(typing_context: Any, rows: Any, row: Any) -> Any:
+    """Sum of one row of 64 float32 in a C-ordered array, by halves.
+
+    Written as vectors: as loops of so few turns it would be unrolled to scalars.
+    """
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        start = builder.gep(array.data, [builder.mul(args[1], ir.Constant(args[1].type, LANES))])
+        vector = builder.load(builder.bitcast(start, ir.VectorType(ir.FloatType(), LANES).as_pointer()), align=4)
+        width = LANES
+        while width > 1:
+            width //= 2
+            halves = [ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(i, i + width))) for i in (0, width)]
+            vector = builder.fadd(*(builder.shuffle_vector(vector, vector, half) for half in halves))
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return types.float32(rows, types.intp), generate
 
 
 @njit(**_INLINE)
@@ -119,29 +124,33 @@ def _pixel(walk, position):
 
 
 @njit(**_INLINE)
-def _load(u, raw, b, p, k, c0, width, shift, softplus, t, x, given, dt):
-    """Read one position of a block into row t of x, its input, `given`, its raw step sizes, and dt, made of them."""
-    for r in range(width):
-        x[t, r] = u[b, p, np.uintp(c0 + r)]
-        given[t, r] = raw[b, p, k, np.uintp(c0 + r)] + shift[r]
-    if softplus:
-        for r in range(LANES):
-            dt[t, r] = _softplus(given[t, r])
-    else:
-        for r in range(LANES):
-            dt[t, r] = given[t, r]
+def _fetch(u, raw, b, k, c0, width, shift, pixels, size, x, given):
+    """Read u and the raw step sizes, bias added, of some pixels of a block."""
+    for t in range(size):
+        p = pixels[t]
+        for r in range(width):
+            x[t, r] = u[b, p, np.uintp(c0 + r)]
+            given[t, r] = raw[b, p, k, np.uintp(c0 + r)] + shift[r]
 
 
 @njit(**_INLINE)
-def _advance(dt, x, A, B, b, p, k, t, h, decay):
-    """One step of the recurrence, from row t of h to row t + 1; the decays in between are kept."""
-    # two loops of few arrays each: with more the compiler gives up telling them apart, and does not vectorise
-    for n in range(len(A)):
-        weight_in = B[b, p, k, n]
+def _read(u, raw, b, k, c0, width, shift, softplus, walk, begin, size, pixels, x, given, dt, dtx):
+    """Everything that does not depend on a state, for a chunk of positions from `begin` on."""
+    for t in range(size):
+        pixels[t] = _pixel(walk, begin + t)
+    if width == LANES:  # a constant length makes loops without a remainder
+        _fetch(u, raw, b, k, c0, LANES, shift, pixels, size, x, given)
+    else:
+        _fetch(u, raw, b, k, c0, width, shift, pixels, size, x, given)
+    for t in range(size):
+        if softplus:
+            for r in range(LANES):
+                dt[t, r] = _softplus(given[t, r])
+        else:
+            for r in range(LANES):
+                dt[t, r] = given[t, r]
         for r in range(LANES):
-            decay[t, n, r] = _exp2(dt[t, r] * A[n, r])
-        for r in range(LANES):
-            h[t + 1, n, r] = decay[t, n, r] * h[t, n, r] + dt[t, r] * x[t, r] * weight_in
+            dtx[t, r] = dt[t, r] * x[t, r]
 
 
 @njit(**_KERNEL)
@@ -156,13 +165,12 @@ def scan_forward(u, raw, A2, B, C, D, bias, h0, walks, softplus, first, stride, 
     quads = states // 4 * 4
     blocks = (channels + LANES - 1) // LANES
     h, A = np.zeros((states, LANES), np.float32), np.zeros((states, LANES), np.float32)
+    decay = np.zeros((states, LANES), np.float32)
     skip, shift = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
-    x, given, dt = (
-        np.zeros((1, LANES), np.float32),
-        np.zeros((1, LANES), np.float32),
-        np.zeros((1, LANES), np.float32),
-    )
-    dtx, y = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    pixels = np.zeros(CHUNK, np.int64)
+    x, given = np.zeros((CHUNK, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
+    dt, dtx = np.zeros((CHUNK, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
+    y = np.zeros((CHUNK, LANES), np.float32)
     for task in range(first, parts * batch * blocks, stride):
         part, b, c0 = task // (batch * blocks), task // blocks % batch, task % blocks * LANES
         width = min(LANES, channels - c0)
@@ -175,37 +183,50 @@ def scan_forward(u, raw, A2, B, C, D, bias, h0, walks, softplus, first, stride, 
                 for r in range(width):
                     h[n, r] = h0[b, k, np.uintp(c0 + r), n]
                     A[n, r] = A2[k, n, np.uintp(c0 + r)]
-            for position in range(length):
-                p = _pixel(walks[k], position)
-                _load(u, raw, b, p, k, c0, width, shift, softplus, 0, x, given, dt)
-                for r in range(LANES):
-                    dtx[r] = dt[0, r] * x[0, r]
-                    y[r] = skip[r] * x[0, r]
-                for n in range(0, quads, 4):  # four at a time: less to load and to store
-                    b0, b1, b2, b3 = B[b, p, k, n], B[b, p, k, n + 1], B[b, p, k, n + 2], B[b, p, k, n + 3]
-                    c0_, c1, c2, c3 = C[b, p, k, n], C[b, p, k, n + 1], C[b, p, k, n + 2], C[b, p, k, n + 3]
+            for begin in range(0, length, CHUNK):
+                size = min(CHUNK, length - begin)
+                _read(u, raw, b, k, c0, width, shift, softplus, walks[k], begin, size, pixels, x, given, dt, dtx)
+                for t in range(size):
+                    p = pixels[t]
                     for r in range(LANES):
-                        h0_ = _exp2(dt[0, r] * A[n, r]) * h[n, r] + dtx[r] * b0
-                        h1 = _exp2(dt[0, r] * A[n + 1, r]) * h[n + 1, r] + dtx[r] * b1
-                        h2 = _exp2(dt[0, r] * A[n + 2, r]) * h[n + 2, r] + dtx[r] * b2
-                        h3 = _exp2(dt[0, r] * A[n + 3, r]) * h[n + 3, r] + dtx[r] * b3
-                        h[n, r], h[n + 1, r], h[n + 2, r], h[n + 3, r] = h0_, h1, h2, h3
-                        y[r] += (h0_ * c0_ + h1 * c1) + (h2 * c2 + h3 * c3)
-                for n in range(quads, states):
-                    weight_in, weight_out = B[b, p, k, n], C[b, p, k, n]
-                    for r in range(LANES):
-                        state = _exp2(dt[0, r] * A[n, r]) * h[n, r] + dtx[r] * weight_in
-                        h[n, r] = state
-                        y[r] += state * weight_out
-                if k == 0 or parts > 1:
-                    for r in range(width):
-                        v[part, b, p, np.uintp(c0 + r)] = y[r]
-                else:
-                    for r in range(width):
-                        v[part, b, p, np.uintp(c0 + r)] += y[r]
+                        y[t, r] = skip[r] * x[t, r]
+                    # apart from what follows: short loops keep the processor's units full
+                    for n in range(states):
+                        for r in range(LANES):
+                            decay[n, r] = _exp2(dt[t, r] * A[n, r])
+                    for n in range(0, quads, 4):  # four at a time: less to load and to store
+                        b0, b1, b2, b3 = B[b, p, k, n], B[b, p, k, n + 1], B[b, p, k, n + 2], B[b, p, k, n + 3]
+                        c0_, c1, c2, c3 = C[b, p, k, n], C[b, p, k, n + 1], C[b, p, k, n + 2], C[b, p, k, n + 3]
+                        for r in range(LANES):
+                            h0_ = decay[n, r] * h[n, r] + dtx[t, r] * b0
+                            h1 = decay[n + 1, r] * h[n + 1, r] + dtx[t, r] * b1
+                            h2 = decay[n + 2, r] * h[n + 2, r] + dtx[t, r] * b2
+                            h3 = decay[n + 3, r] * h[n + 3, r] + dtx[t, r] * b3
+                            h[n, r], h[n + 1, r], h[n + 2, r], h[n + 3, r] = h0_, h1, h2, h3
+                            y[t, r] += (h0_ * c0_ + h1 * c1) + (h2 * c2 + h3 * c3)
+                    for n in range(quads, states):
+                        weight_in, weight_out = B[b, p, k, n], C[b, p, k, n]
+                        for r in range(LANES):
+                            state = decay[n, r] * h[n, r] + dtx[t, r] * weight_in
+                            h[n, r] = state
+                            y[t, r] += state * weight_out
+                _write(y, k == 0 or parts > 1, v, part, b, c0, width, pixels, size)
             for n in range(states):
                 for r in range(width):
                     last[b, k, np.uintp(c0 + r), n] = h[n, r]
+
+
+@njit(**_INLINE)
+def _write(y, fresh, v, part, b, c0, width, pixels, size):
+    """Put rows on their pixels: the first direction writes, the others add."""
+    for t in range(size):
+        p = pixels[t]
+        if fresh:
+            for r in range(width):
+                v[part, b, p, np.uintp(c0 + r)] = y[t, r]
+        else:
+            for r in range(width):
+                v[part, b, p, np.uintp(c0 + r)] += y[t, r]
 
 
 @njit(**_KERNEL)
@@ -225,13 +246,16 @@ def scan_backward(
     starts = np.zeros((chunks, states, LANES), np.float32)
     h = np.zeros((CHUNK + 1, states, LANES), np.float32)  # states before and after each position of a chunk
     decay = np.zeros((CHUNK, states, LANES), np.float32)
-    x, dt = np.zeros((CHUNK, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
-    slope = np.ones((CHUNK, LANES), np.float32)  # of dt over its raw value
+    pixels = np.zeros(CHUNK, np.int64)
+    x, given = np.zeros((CHUNK, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
+    dt, dtx = np.zeros((CHUNK, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
+    g, slope = np.zeros((CHUNK, LANES), np.float32), np.ones((CHUNK, LANES), np.float32)  # dv; of dt over its raw value
+    grad_x, grad_raw = np.zeros((CHUNK, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
     # what the innermost loop writes is rows of one array, at fixed distances: only so can the compiler tell them apart
     s = np.zeros((_ROWS + 4 * MAX_STATES, LANES), np.float32)
     carry, grad_A = _ROWS, _ROWS + MAX_STATES
     for_B, for_C = _ROWS + 2 * MAX_STATES, _ROWS + 3 * MAX_STATES
-    A, given = np.zeros((states, LANES), np.float32), np.zeros((CHUNK, LANES), np.float32)
+    A = np.zeros((states, LANES), np.float32)
     skip, shift = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
     for task in range(first, parts * batch * blocks, stride):
         part, b, block = task // (batch * blocks), task // blocks % batch, task % blocks
@@ -239,7 +263,7 @@ def scan_backward(
         width = min(LANES, channels - c0)
         for k in range(part if parts > 1 else 0, part + 1 if parts > 1 else directions):
             # lanes past the width have u = dv = 0 and h = carry = 0: they add nothing to dB and dC
-            x[:], given[:], h[0], s[:] = 0, 0, 0, 0
+            x[:], given[:], g[:], h[0], s[:] = 0, 0, 0, 0, 0
             for r in range(width):
                 shift[r] = bias[k, np.uintp(c0 + r)]
                 skip[r] = D[k, np.uintp(c0 + r)]
@@ -248,60 +272,65 @@ def scan_backward(
                     h[0, n, r] = h0[b, k, np.uintp(c0 + r), n]
                     s[carry + n, r] = dlast[b, k, np.uintp(c0 + r), n]
                     A[n, r] = A2[k, n, np.uintp(c0 + r)]
-            for turn in range(2 * chunks - 1):
-                # to the start of the last chunk, keeping the state at each start, and back again
-                chunk = min(turn, 2 * chunks - 2 - turn)
-                size = min(CHUNK, length - chunk * CHUNK)
-                if turn < chunks:
-                    starts[chunk] = h[0] if turn == 0 else h[CHUNK]
+            for chunk in range(chunks - 1):  # to the start of the last chunk, keeping the state at each start
+                begin = chunk * CHUNK
+                starts[chunk] = h[0]
+                _read(u, raw, b, k, c0, width, shift, softplus, walks[k], begin, CHUNK, pixels, x, given, dt, dtx)
+                for t in range(CHUNK):
+                    for n in range(states):
+                        weight_in = B[b, pixels[t], k, n]
+                        for r in range(LANES):
+                            h[0, n, r] = _exp2(dt[t, r] * A[n, r]) * h[0, n, r] + dtx[t, r] * weight_in
+            starts[chunks - 1] = h[0]
+            for chunk in range(chunks - 1, -1, -1):  # and back again
+                begin = chunk * CHUNK
+                size = min(CHUNK, length - begin)
                 h[0] = starts[chunk]
+                _read(u, raw, b, k, c0, width, shift, softplus, walks[k], begin, size, pixels, x, given, dt, dtx)
                 for t in range(size):
-                    p = _pixel(walks[k], chunk * CHUNK + t)
-                    _load(u, raw, b, p, k, c0, width, shift, softplus, t, x, given, dt)
-                    _advance(dt, x, A, B, b, p, k, t, h, decay)
-                if turn < chunks - 1:
-                    continue
-                if softplus:
-                    for t in range(size):
+                    p = pixels[t]
+                    for r in range(width):
+                        g[t, r] = dv[b, p, np.uintp(c0 + r)]
+                    if softplus:
                         for r in range(LANES):
                             slope[t, r] = _sigmoid(given[t, r])
+                    # two loops of few arrays each: with more the compiler gives up telling them apart
+                    for n in range(states):
+                        weight_in = B[b, p, k, n]
+                        for r in range(LANES):
+                            decay[t, n, r] = _exp2(dt[t, r] * A[n, r])
+                        for r in range(LANES):
+                            h[t + 1, n, r] = decay[t, n, r] * h[t, n, r] + dtx[t, r] * weight_in
                 for t in range(size - 1, -1, -1):
-                    p = _pixel(walks[k], chunk * CHUNK + t)
-                    for r in range(width):
-                        s[_G, r] = dv[b, p, np.uintp(c0 + r)]
+                    p = pixels[t]
                     for r in range(LANES):
-                        s[_DT, r] = dt[t, r]
-                        s[_DTX, r] = dt[t, r] * x[t, r]
                         s[_GRAD_DTX, r] = np.float32(0.0)
                         s[_GRAD_DT, r] = np.float32(0.0)
-                        s[_GRAD_D, r] += s[_G, r] * x[t, r]
+                        s[_GRAD_D, r] += g[t, r] * x[t, r]
                     for n in range(states):
                         weight_in, weight_out = B[b, p, k, n], C[b, p, k, n]
                         for r in range(LANES):
-                            grad_h = s[carry + n, r] + s[_G, r] * weight_out
-                            s[for_C + n, r] = s[_G, r] * h[t + 1, n, r]
-                            s[for_B + n, r] = grad_h * s[_DTX, r]
+                            grad_h = s[carry + n, r] + g[t, r] * weight_out
+                            s[for_C + n, r] = g[t, r] * h[t + 1, n, r]
+                            s[for_B + n, r] = grad_h * dtx[t, r]
                             s[_GRAD_DTX, r] += grad_h * weight_in
                             through = grad_h * decay[t, n, r]
                             s[carry + n, r] = through
                             exponent = through * h[t, n, r]
                             s[_GRAD_DT, r] += exponent * A[n, r]
-                            s[grad_A + n, r] += exponent * s[_DT, r]
-                    _sum_rows(s, for_B, states, block, b, p, k, dB)
-                    _sum_rows(s, for_C, states, block, b, p, k, dC)
+                            s[grad_A + n, r] += exponent * dt[t, r]
+                    for n in range(states):
+                        dB[block, b, p, k, n] = _sum_lanes(s, for_B + n)
+                        dC[block, b, p, k, n] = _sum_lanes(s, for_C + n)
                     for r in range(LANES):
                         # A is in units of ln 2 here
-                        s[_GRAD_DT, r] = (s[_GRAD_DT, r] * _LN2 + s[_GRAD_DTX, r] * x[t, r]) * slope[t, r]
-                        s[_GRAD_BIAS, r] += s[_GRAD_DT, r]
-                        s[_GRAD_DTX, r] = s[_GRAD_DTX, r] * dt[t, r] + skip[r] * s[_G, r]
+                        grad_raw[t, r] = (s[_GRAD_DT, r] * _LN2 + s[_GRAD_DTX, r] * x[t, r]) * slope[t, r]
+                        grad_x[t, r] = s[_GRAD_DTX, r] * dt[t, r] + skip[r] * g[t, r]
+                    for r in range(LANES):
+                        s[_GRAD_BIAS, r] += grad_raw[t, r]
                     for r in range(width):
-                        draw[b, p, k, np.uintp(c0 + r)] = s[_GRAD_DT, r]
-                    if k == 0 or parts > 1:
-                        for r in range(width):
-                            du[part, b, p, np.uintp(c0 + r)] = s[_GRAD_DTX, r]
-                    else:
-                        for r in range(width):
-                            du[part, b, p, np.uintp(c0 + r)] += s[_GRAD_DTX, r]
+                        draw[b, p, k, np.uintp(c0 + r)] = grad_raw[t, r]
+                _write(grad_x, k == 0 or parts > 1, du, part, b, c0, width, pixels, size)
             for r in range(width):
                 dD[b, k, np.uintp(c0 + r)] = s[_GRAD_D, r]
                 dbias[b, k, np.uintp(c0 + r)] = s[_GRAD_BIAS, r]

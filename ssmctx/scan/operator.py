@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ssmctx.errors import BackendUnavailableError
 from ssmctx.scan.backend import Backend, resolve
 
 __all__ = ["scan"]
@@ -51,8 +52,7 @@ def _scan_backward(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     chosen = _backend(backend, u, A)
-    if chosen.backward is None:
-        raise RuntimeError(f"scan backend {chosen.name!r} is differentiated by autograd and has no backward of its own")
+    assert chosen.backward is not None  # `_keep` saw to it
     tensors = (x.contiguous() for x in (dv, dlast, u, dt_raw, A, B, C, D, dt_bias, h0))
     du, draw, dA, dB, dC, dD, dbias, dh0 = chosen.backward(*tensors, tuple(directions.split()), softplus)
     return du, draw, dA, dB, dC, dD, dbias, dh0
@@ -71,6 +71,11 @@ def _(dv: Tensor, dlast: Tensor, *rest: Any) -> Any:
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    u, A, name = inputs[0], inputs[2], inputs[-1]
+    if _backend(name, u, A).backward is None:  # only compiled code comes here with one
+        raise BackendUnavailableError(
+            f"scan backend {name!r} is differentiated by autograd, which torch.compile cannot do here; choose 'auto'"
+        )
     ctx.save_for_backward(*inputs[:8])
     ctx.options = inputs[8:]
 
