@@ -45,6 +45,8 @@ _registry.scan_backends.register("mamba_ssm", "ssmctx.scan.mamba_ssm:backend")
 _registry.blocks.register("vss", "ssmctx.layers.vss:VSSBlock")
 _registry.blocks.register("window-attention", "ssmctx.layers.window_attention:WindowLocalAttention")
 _registry.contexts.register("channel-spatial", "ssmctx.context.channel_spatial:ChannelSpatialContext")
+_registry.coders.register("rans", "ssmctx.entropy.rans:RansCoder")
+_registry.coders.register("constriction", "ssmctx.entropy.constriction_coder:ConstrictionCoder")
 _registry.entropy_models.register("mambaic", "ssmctx.entropy.model:MambaICEntropyModel")
 
 

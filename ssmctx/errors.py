@@ -6,6 +6,7 @@ __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
     "CorruptStreamError",
+    "DecodeMismatchError",
     "DuplicateNameError",
     "ModelMismatchError",
     "NonFiniteError",
@@ -42,7 +43,7 @@ class UnknownNameError(SsmctxError, LookupError):
 
 
 class BackendUnavailableError(SsmctxError, RuntimeError):
-    """A scan backend was asked for by name and cannot run here."""
+    """A scan backend or a coder was asked for by name and cannot run here."""
 
 
 class NotUpdatedError(SsmctxError, RuntimeError):
@@ -55,6 +56,10 @@ class StreamError(SsmctxError, ValueError):
 
 class CorruptStreamError(StreamError):
     """A stream or file is truncated, damaged or not ours."""
+
+
+class DecodeMismatchError(StreamError):
+    """A stream decodes to other symbols than were encoded: damage, or numbers that drift beyond the guard band."""
 
 
 class ModelMismatchError(StreamError):

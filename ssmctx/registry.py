@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from ssmctx.errors import DuplicateNameError, UnknownNameError
 
-__all__ = ["Registry", "blocks", "contexts", "entropy_models", "scan_backends"]
+__all__ = ["Registry", "blocks", "coders", "contexts", "entropy_models", "scan_backends"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -108,6 +108,7 @@ class Registry(Generic[T]):
 
 
 blocks: Registry[Any] = Registry("block")
+coders: Registry[Any] = Registry("coder")
 contexts: Registry[Any] = Registry("context")
 entropy_models: Registry[Any] = Registry("entropy model")
 scan_backends: Registry[Any] = Registry("scan backend")

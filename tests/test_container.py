@@ -1,27 +1,47 @@
-"""The file: golden bytes, and a typed error for every cut and every flipped byte."""
+"""The file: golden bytes of every version, and a typed error for every cut, every flipped bit and hostile headers."""
+
+import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
 
-PICTURE = CodedPicture(bytes(range(8)), 768, 512, b"stream of y", b"stream of z!")
-GOLDEN = "5349431a010001020304050607000300000002000" + (
-    "00b0000000c00000073747265616d206f66207973747265616d206f66207a21"
+PICTURE = CodedPicture(
+    bytes(range(8)), 768, 512, (b"stream of y", b"stream of z!", b"guard"), b"code", (32, 48), (8, 12), "cpu", 4
 )
+GOLDEN = {
+    1: "5349431a0100010203040506070003000000020000"
+    "0b0000000c00000073747265616d206f66207973747265616d206f66207a211425cd95",
+    2: "5349431a020001020304050607636f6465438006800420300"
+    "80c0b0c0573747265616d206f66207973747265616d206f66207a216775617264",
+}
+
+
+def with_checksum(body: bytes) -> bytes:
+    return body + zlib.crc32(body).to_bytes(4, "little")
 
 
 def test_golden_bytes():
     data = PICTURE.to_bytes()
-    assert data[:-4].hex() == GOLDEN
-    assert len(data) == 33 + 11 + 12
+    assert data == with_checksum(bytes.fromhex(GOLDEN[2]))
     assert CodedPicture.from_bytes(data) == PICTURE
+    assert len(data) - sum(map(len, PICTURE.strings)) == 33
 
 
-def test_every_cut_and_every_flipped_byte_raises():
-    data = PICTURE.to_bytes()
+def test_version_1_is_read():
+    picture = CodedPicture.from_bytes(bytes.fromhex(GOLDEN[1]))
+    assert picture == CodedPicture(bytes(range(8)), 768, 512, (b"stream of y", b"stream of z!"))
+    picture.check_model(bytes(range(8)), b"any ")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_every_cut_and_every_flipped_bit_raises(version):
+    data = bytes.fromhex(GOLDEN[1]) if version == 1 else PICTURE.to_bytes()
     for length in range(len(data)):
         with pytest.raises(CorruptStreamError):
             CodedPicture.from_bytes(data[:length])
@@ -33,26 +53,74 @@ def test_every_cut_and_every_flipped_byte_raises():
                 CodedPicture.from_bytes(bytes(changed))
 
 
-@given(st.binary(max_size=200), st.booleans())
-def test_foreign_data_raises(data, with_magic):
-    with pytest.raises(CorruptStreamError):
-        CodedPicture.from_bytes(b"SIC\x1a" * with_magic + data)
+@given(st.binary(max_size=200), st.sampled_from([b"", b"SIC\x1a", b"SIC\x1a\x01", b"SIC\x1a\x02"]), st.booleans())
+def test_foreign_data_raises(data, start, right_checksum):
+    data = with_checksum(start + data) if right_checksum else start + data
+    try:
+        picture = CodedPicture.from_bytes(data)
+    except CorruptStreamError:
+        return
+    assert len(data) >= sum(map(len, picture.strings))
+
+
+def hostile(**changes) -> bytes:
+    """The picture with other numbers in its header, and a checksum that fits."""
+    names = ("width", "height", "y0", "y1", "z0", "z1", "y", "z", "guard")
+    values = dict(zip(names, (768, 512, 32, 48, 8, 12, 11, 12, 5), strict=True)) | changes
+    head = bytes.fromhex(GOLDEN[2])[:18]
+    return with_checksum(head + b"".join(map(put_varint, values.values())) + b"".join(PICTURE.strings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no encoder of ours writes"),
+        ({"width": 0}, "0 x 512 pixels"),
+        ({"y0": 2**31}, r"latents of \[\(2147483648, 48\), \(8, 12\)\] cells for 512 x 768 pixels"),
+        ({"z1": 0}, r"latents of .*\(8, 0\)"),
+        ({"y": 2**32}, r"the header promises 429496\d+ bytes, the file has 6\d: cut off or damaged"),
+        ({"guard": 4}, "the header promises 60 bytes, the file has 61"),
+    ],
+)
+def test_hostile_headers_are_refused_before_anything_is_allocated(changes, message):
+    data = hostile(**changes)
+    tracemalloc.start()
+    with pytest.raises(CorruptStreamError, match=message):
+        CodedPicture.from_bytes(data)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_messages():
     data = PICTURE.to_bytes()
     with pytest.raises(CorruptStreamError, match=r"not a \.sic file: it starts with b'\\x89PNG'"):
         CodedPicture.from_bytes(b"\x89PNG\r\n")
-    with pytest.raises(CorruptStreamError, match="the header promises 56 bytes, the file has 55: cut off or damaged"):
+    with pytest.raises(CorruptStreamError, match="the header promises 61 bytes, the file has 60: cut off or damaged"):
         CodedPicture.from_bytes(data[:-1])
     with pytest.raises(CorruptStreamError, match="checksum is wrong"):
-        CodedPicture.from_bytes(data[:-1] + b"\x00")
-    with pytest.raises(CorruptStreamError, match="of version 9, this release reads 1"):
+        CodedPicture.from_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CorruptStreamError, match="of version 9, this release reads up to 2: use a newer release"):
         CodedPicture.from_bytes(data[:4] + b"\x09" + data[5:])
+    with pytest.raises(CorruptStreamError, match="the data ends within the length of y's stream: it was cut"):
+        CodedPicture.from_bytes(with_checksum(bytes.fromhex(GOLDEN[2])[:26]))
     with pytest.raises(ModelMismatchError, match="written by model 0001020304050607, this one is 00000000000000ff"):
-        PICTURE.check_model(b"\0\0\0\0\0\0\0\xff")
+        PICTURE.check_model(b"\0\0\0\0\0\0\0\xff", b"code")
+    with pytest.raises(ModelMismatchError, match="coder and tables 636f6465, this model has 65646f63"):
+        PICTURE.check_model(bytes(range(8)), b"edoc")
     with pytest.raises(ArgumentError, match=r"at most 2\^30 pixels, got 0 x 5"):
-        CodedPicture(b"", 0, 5, b"", b"").to_bytes()
+        CodedPicture(b"", 0, 5, (b"", b"")).to_bytes()
+    with pytest.raises(ArgumentError, match="sic file needs three strings"):
+        CodedPicture(b"", 5, 5, (b"", b"")).to_bytes()
+
+
+@given(st.integers(0, 2**35 - 1), st.binary(max_size=4))
+def test_numbers_survive_and_have_one_form(value, after):
+    data = put_varint(value)
+    assert take_varint(data + after, 0, "it") == (value, len(data))
+    with pytest.raises(CorruptStreamError, match="the data ends within it"):
+        take_varint(data[:-1], 0, "it")
+    with pytest.raises(CorruptStreamError, match="it is not written as an encoder writes it"):
+        take_varint(data[:-1] + bytes([data[-1] | 128, 0]) + b"\xff" * 5, 0, "it")
 
 
 def test_writing_leaves_the_whole_file_or_the_old_one(tmp_path, monkeypatch):

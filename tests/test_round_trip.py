@@ -11,7 +11,15 @@ from models import M, context, entropy_model, latent
 
 from ssmctx import MambaICEntropyModel
 from ssmctx.entropy import model as model_module
-from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError, NotUpdatedError, ShapeError
+from ssmctx.errors import (
+    ArgumentError,
+    CorruptStreamError,
+    DecodeMismatchError,
+    NonFiniteError,
+    NotUpdatedError,
+    ShapeError,
+    StreamError,
+)
 
 MODEL = entropy_model()
 
@@ -38,8 +46,16 @@ def test_the_law_catches_a_decoder_of_another_parity(monkeypatch):
             return decode(*arguments)
 
     monkeypatch.setattr(MODEL, "_decode", faulty)
+    y = latent(0, 1, M, 6, 7)
+    with pytest.raises(DecodeMismatchError, match="step 0, channels 0 to 1, decodes to other symbols"):
+        assert_round_trip(MODEL, y)
+    monkeypatch.setattr(MODEL, "compress", lambda y, compress=MODEL.compress: without_guard(compress(y)))
     with pytest.raises(AssertionError, match="decompress gives another y_hat than forward"):
-        assert_round_trip(MODEL, latent(0, 1, M, 6, 7))
+        assert_round_trip(MODEL, y)
+
+
+def without_guard(coded):
+    return {**coded, "strings": coded["strings"][:2]}
 
 
 def test_the_law_catches_a_picture_that_depends_on_its_batch(monkeypatch):
@@ -113,7 +129,7 @@ def test_bad_arguments():
 
 def test_bad_streams():
     coded = MODEL.compress(latent(0, 1, M, 4, 4))
-    (y, z), shape = coded["strings"], coded["shape"]
+    (y, z, guard), shape = coded["strings"], coded["shape"]
     with pytest.raises(ArgumentError, match=r"one of each per picture, got lists of lengths \[1, 0\]"):
         MODEL.decompress([y, []], shape)
     with pytest.raises(ArgumentError, match=r'shape must be \{"y": \(H, W\), "hyper": \(h, w\)\} .*got \(4, 4\)'):
@@ -124,3 +140,36 @@ def test_bad_streams():
         MODEL.decompress([[y[0][:3]], z], shape)
     with pytest.raises(CorruptStreamError, match="got str"):
         MODEL.decompress([["text"], z], shape)
+    with pytest.raises(CorruptStreamError, match="the guard of 10 steps has 25 bytes or more, this is none"):
+        MODEL.decompress([y, z, ["text"]], shape)
+    other = MODEL.compress(latent(5, 1, M, 4, 4))["strings"]
+    with pytest.raises(StreamError, match="other symbols than were encoded"):
+        MODEL.decompress([other[0], z, guard], shape)
+    with pytest.raises(StreamError, match="other symbols than were encoded"):
+        MODEL.decompress([y, other[1], guard], shape)
+
+
+def test_what_the_coder_cannot_hold_raises():
+    for value in (40000.0, -40000.0):
+        y = latent(0, 1, M, 4, 4)
+        y[0, 3, 2, 1] = value
+        with pytest.raises(ArgumentError, match=r"symbols of magnitude up to 32767, got (3|4)\d{4}.*check the latent"):
+            MODEL.compress(y)
+
+
+def test_weights_too_narrow_to_code_with():
+    with pytest.raises(
+        ArgumentError, match=r"codes in float32 or wider, it has weights in torch.bfloat16: call .float"
+    ):
+        copy.deepcopy(MODEL).bfloat16().compress(latent(0, 1, M, 4, 4))
+
+
+def test_autocast_does_not_reach_the_coding_path():
+    y = latent(0, 1, M, 9, 7)
+    expected = MODEL.compress(y)
+    with torch.autocast("cpu", torch.bfloat16):
+        coded = MODEL.compress(y)
+        assert coded["strings"] == expected["strings"]
+        assert torch.equal(MODEL.decompress(coded["strings"], coded["shape"])["y_hat"], expected["y_hat"])
+        with torch.no_grad():
+            assert torch.equal(MODEL(y)["y_hat"], expected["y_hat"])

@@ -13,6 +13,8 @@ from mambaic.errors import DataError
 from mambaic.images import read_image, to_float, to_pixels, write_png
 from ssmctx.entropy.container import CodedPicture, write_whole
 from ssmctx.entropy.fingerprint import fingerprint
+from ssmctx.entropy.numerics import scan_backend
+from ssmctx.errors import CorruptStreamError
 
 
 class PictureCodec:
@@ -24,16 +26,20 @@ class PictureCodec:
 
     def __init__(self, model: MambaIC) -> None:
         self.model = model
-        self.fingerprint = fingerprint(model)
-        self.device = next(model.parameters()).device
+        self.fingerprint, self.coding = fingerprint(model), model.latent_codec.coding_fingerprint()
+        weights = next(model.parameters())
+        self.device = weights.device
+        self.made_with = (scan_backend(model.latent_codec), weights.dtype.itemsize)
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> tuple[CodedPicture, Tensor]:
         """Code uint8 pixels (3, H, W); returns the file's content and y_hat."""
         coded = self.model.compress(to_float(pixels).to(self.device))
-        (y_stream,), (z_stream,) = coded["strings"]
+        strings, shape = tuple(of_a_kind[0] for of_a_kind in coded["strings"]), coded["shape"]
         _, height, width = pixels.shape
-        return CodedPicture(self.fingerprint, width, height, y_stream, z_stream), coded["y_hat"]
+        sizes = (shape["y"], shape["hyper"])
+        picture = CodedPicture(self.fingerprint, width, height, strings, self.coding, *sizes, *self.made_with)
+        return picture, coded["y_hat"]
 
     @torch.no_grad()
     def reconstruct(self, y_hat: Tensor, height: int, width: int) -> Tensor:
@@ -46,11 +52,18 @@ class PictureCodec:
 
         Raises:
             ModelMismatchError: another model wrote it.
+            CorruptStreamError: its header contradicts itself.
+            DecodeMismatchError: it decodes to other symbols than were encoded.
         """
-        picture.check_model(self.fingerprint)
-        sizes = latent_sizes(picture.height, picture.width)
-        strings = [[picture.y_stream], [picture.z_stream]]
-        y_hat = self.model.latent_codec.decompress(strings, sizes)["y_hat"]
+        picture.check_model(self.fingerprint, self.coding)
+        shape = latent_sizes(picture.height, picture.width)
+        if picture.y_size not in (None, shape["y"]) or picture.z_size not in (None, shape["hyper"]):
+            raise CorruptStreamError(
+                f"the header says latents of {picture.y_size} and {picture.z_size} cells where this codec makes "
+                f"{shape['y']} and {shape['hyper']}: the file is damaged"
+            )
+        strings = [[string] for string in picture.strings]
+        y_hat = self.model.latent_codec.decompress(strings, shape)["y_hat"]
         return self.reconstruct(y_hat, picture.height, picture.width)
 
 

@@ -1,54 +1,64 @@
-"""The Gaussian model of y: probability of a quantised residual, and the tables that the coder uses for it."""
+"""The Gaussian model of y: the tabled scales, which one a scale is coded with, and the likelihood of a residual."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
+from decimal import Decimal, localcontext
 
 import torch
 from torch import Tensor
-
-from ssmctx.entropy.coder import CodingTables, tables_from_pmfs
 
 __all__ = [
     "SCALE_LEVELS",
     "SCALE_MAX",
     "SCALE_MIN",
     "gaussian_likelihood",
-    "gaussian_tables",
+    "level_values",
     "scale_index",
     "scale_levels",
 ]
 
 SCALE_MIN, SCALE_MAX, SCALE_LEVELS = 0.11, 256.0, 64
 _LIKELIHOOD_MIN = 1e-9
-_TAIL = 6.11  # standard deviations that hold all but 1e-9 of the mass
 
 
-@functools.lru_cache(maxsize=1)
-def _levels() -> tuple[float, ...]:
-    step = math.log(SCALE_MAX / SCALE_MIN) / (SCALE_LEVELS - 1)
-    return tuple(SCALE_MIN * math.exp(i * step) for i in range(SCALE_LEVELS))
+@functools.cache
+def level_values() -> tuple[float, ...]:
+    """The 64 tabled scales, log-spaced from 0.11 to 256 quantisation steps; the same bits on every machine."""
+    with localcontext() as context:  # decimal rounds exp and ln correctly everywhere, math's depend on the machine
+        context.prec = 30
+        ratio = (Decimal("256") / Decimal("0.11")).ln() / (SCALE_LEVELS - 1)
+        return tuple(float(Decimal("0.11") * (i * ratio).exp()) for i in range(SCALE_LEVELS))
+
+
+@functools.cache
+def _borders(dtype: torch.dtype, device: torch.device) -> Tensor:
+    values = [math.sqrt(a * b) for a, b in itertools.pairwise(level_values())]
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+@functools.cache
+def _levels(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(level_values(), dtype=dtype, device=device)
 
 
 def scale_levels(like: Tensor) -> Tensor:
-    """The 64 tabled scales, log-spaced from 0.11 to 256 quantisation steps, in the dtype and device of `like`."""
-    return torch.tensor(_levels(), dtype=like.dtype, device=like.device)
+    """The tabled scales, (64,), in the dtype and on the device of `like`."""
+    return _levels(like.dtype, like.device)
 
 
 def scale_index(scale: Tensor) -> Tensor:
     """Index of the tabled scale that is nearest on a log axis; int64, the shape of `scale`.
 
     Example:
+        >>> import torch
+        >>> from ssmctx.entropy.gaussian import scale_index
         >>> scale_index(torch.tensor([-3.0, 0.11, 0.12, 1e9])).tolist()
         [0, 0, 1, 63]
     """
-    levels = _levels()
-    borders = torch.tensor(
-        [math.sqrt(a * b) for a, b in itertools.pairwise(levels)], dtype=scale.dtype, device=scale.device
-    )
-    return torch.bucketize(scale, borders)
+    return torch.bucketize(scale, _borders(scale.dtype, scale.device))
 
 
 def gaussian_likelihood(residual: Tensor, scale: Tensor) -> Tensor:
@@ -67,6 +77,8 @@ def gaussian_likelihood(residual: Tensor, scale: Tensor) -> Tensor:
         MambaIC section 3.1, equation 4.
 
     Example:
+        >>> import torch
+        >>> from ssmctx.entropy.gaussian import gaussian_likelihood
         >>> gaussian_likelihood(torch.tensor([0.0]), torch.tensor([0.11]))
         tensor([1.0000])
     """
@@ -74,20 +86,3 @@ def gaussian_likelihood(residual: Tensor, scale: Tensor) -> Tensor:
     upper = torch.erfc((distance - 0.5) / (scale * math.sqrt(2)))
     lower = torch.erfc((distance + 0.5) / (scale * math.sqrt(2)))
     return (0.5 * (upper - lower)).clamp(min=_LIKELIHOOD_MIN)
-
-
-@functools.lru_cache(maxsize=1)
-def gaussian_tables() -> CodingTables:
-    """Coding tables of the 64 scales: index i of `scale_index` codes residuals of standard deviation level i."""
-    pmfs = []
-    offsets = []
-    for scale in _levels():
-        reach = math.ceil(_TAIL * scale)
-
-        def tail(distance: float, scale: float = scale) -> float:
-            return 0.5 * math.erfc(distance / (scale * math.sqrt(2)))
-
-        half = [tail(i - 0.5) - tail(i + 0.5) for i in range(reach + 1)]
-        pmfs.append([*reversed(half[1:]), *half, 2 * tail(reach + 0.5)])
-        offsets.append(-reach)
-    return tables_from_pmfs(pmfs, offsets)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import hashlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from compressai.entropy_models import EntropyBottleneck
 from compressai.latent_codecs import LatentCodec
 from compressai.ops import LowerBound
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.channel_spatial import ChannelSpatialContext
-from ssmctx.entropy.coder import CodingTables, StreamDecoder, StreamEncoder
-from ssmctx.entropy.gaussian import SCALE_MIN, gaussian_likelihood, gaussian_tables, scale_index, scale_levels
+from ssmctx.entropy.coders import Coder
+from ssmctx.entropy.gaussian import SCALE_MIN, gaussian_likelihood, scale_index, scale_levels
+from ssmctx.entropy.gaussian_tables import gaussian_tables
+from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
+from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.steps import Step, coding_steps, drive
-from ssmctx.errors import ArgumentError, NonFiniteError, NotUpdatedError, ShapeError
+from ssmctx.entropy.stored_tables import PreparedTables, StoredTables
+from ssmctx.entropy.streams import LatentReader, LatentWriter, to_symbols
+from ssmctx.entropy.tables import CodingTables
+from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError, NotUpdatedError, ShapeError
 from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.registry import coders
 
 __all__ = ["MambaICEntropyModel"]
 
@@ -34,9 +43,10 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
     (\mu, \sigma) = \mathrm{context}(\hat y_{<t}, h_s(\hat z)) $$
 
     One loop, `coding_steps`, estimates, encodes and decodes. Outside training every picture of a batch is processed
-    alone, so that what it decodes to
-    does not depend on its company. In training, y_hat and z_hat are rounded with straight-through gradients and the
-    rates are those of additive uniform noise.
+    alone and in full float32, so that what it decodes to does not depend on its company or on autocast; a guard (see
+    `ssmctx.entropy.guard`) lets a decoder on another machine follow an encoder whose scales differ by up to
+    `guard_band`, and tells when they differ by more. In training, y_hat and z_hat are rounded with straight-through
+    gradients and the rates are those of additive uniform noise.
 
     Args:
         M: channels of y.
@@ -47,9 +57,12 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         h_s: z_hat to 2M channels at y's size or larger (cropped at the right and bottom); default two stacks that
             mirror h_a.
         N: half the width of the default h_a and h_s.
+        coder: a name from `ssmctx.registry.coders`.
+        guard_band: relative drift of scales that a decoder may have, up to 0.0039; 0 to list nothing.
 
     Raises:
-        ArgumentError: the context is made for another number of channels, or a size is below 1.
+        ArgumentError: the context is made for another number of channels, a size is below 1, or the band too wide.
+        UnknownNameError: an unknown coder.
 
     Source:
         MambaIC sections 3.1 and 3.2, appendix C.
@@ -73,6 +86,8 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         h_a: nn.Module | None = None,
         h_s: nn.Module | None = None,
         N: int = 128,
+        coder: str = "rans",
+        guard_band: float = DEFAULT_BAND,
     ) -> None:
         super().__init__()
         check_positive("MambaICEntropyModel", M=M, num_slices=num_slices, hyper_channels=hyper_channels, N=N)
@@ -86,6 +101,10 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         self.h_s = HyperSynthesis(M, 2 * N, hyper_channels) if h_s is None else h_s
         self.entropy_bottleneck = EntropyBottleneck(hyper_channels)
         self.scale_bound = LowerBound(SCALE_MIN)
+        self.coder: Coder = coders.create(coder)
+        self.guard_band = check_band(guard_band)
+        self.y_tables = StoredTables(gaussian_tables())
+        self._z_prepared = PreparedTables()
 
     # --- CompressAI's contract
 
@@ -103,7 +122,11 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
             ShapeError: y is no (batch, M, H, W).
         """
         check_picture("MambaICEntropyModel", y, self.M, "y")
-        pictures = [self._estimate(part) for part in ([y] if self.training else torch.split(y, 1))]
+        if self.training:
+            pictures = [self._estimate(y)]
+        else:
+            with coding_numerics(self):
+                pictures = [self._estimate(part) for part in torch.split(self._wide(y), 1)]
         return {
             "y_hat": torch.cat([y_hat for y_hat, _, _ in pictures]),
             "likelihoods": {
@@ -114,18 +137,19 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
 
     @torch.no_grad()
     def compress(self, y: Tensor) -> dict[str, Any]:
-        """Encode y into two streams a picture.
+        """Encode y into two streams and a guard a picture.
 
         Args:
             y: latent (batch, M, H, W).
 
         Returns:
-            "strings" [y's streams, z's streams], each a list of bytes per picture; "shape" {"y": (H, W), "hyper": (h,
-            w)} in latent cells; "y_hat".
+            "strings" [y's streams, z's streams, guards], each a list of bytes per picture; "shape" {"y": (H, W),
+            "hyper": (h, w)} in latent cells; "y_hat".
 
         Raises:
             ShapeError: y is no (batch, M, H, W).
             NonFiniteError: y holds NaN or an infinity.
+            ArgumentError: a residual is beyond 16 bits, or the weights are narrower than float32.
             NotUpdatedError: `update()` was not called.
         """
         check_picture("MambaICEntropyModel", y, self.M, "y")
@@ -133,11 +157,11 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
             raise NonFiniteError(
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"
             )
-        with _evaluating(self):
-            pictures = [self._encode(part) for part in torch.split(y, 1)]
-        y_streams, z_streams, y_hats, hyper_shapes = zip(*pictures, strict=True)
+        with coding_numerics(self):
+            pictures = [self._encode(part) for part in torch.split(self._wide(y), 1)]
+        streams, y_hats, hyper_shapes = zip(*pictures, strict=True)
         return {
-            "strings": [list(y_streams), list(z_streams)],
+            "strings": [list(of_a_kind) for of_a_kind in zip(*streams, strict=True)],
             "shape": {"y": (y.shape[2], y.shape[3]), "hyper": hyper_shapes[0]},
             "y_hat": torch.cat(y_hats),
         }
@@ -149,21 +173,32 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         """Decode what `compress` made.
 
         Args:
-            strings: [y's streams, z's streams], a stream of each per picture.
+            strings: [y's streams, z's streams, guards], one of each per picture. Without guards the decoder trusts its
+                own numbers, as it must with files of version 1.
             shape: {"y": (H, W), "hyper": (h, w)} in latent cells.
 
         Returns:
             "y_hat" (batch, M, H, W), bit for bit the encoder's on the same machine.
 
         Raises:
-            ArgumentError: strings or shape have another form.
+            ArgumentError: strings or shape have another form, or the weights are narrower than float32.
             CorruptStreamError: a stream cannot be one of ours.
+            DecodeMismatchError: a step decodes to other symbols than were encoded.
             NotUpdatedError: `update()` was not called.
         """
         sizes = _check_coded(strings, shape)
-        with _evaluating(self):
-            y_hats = [self._decode(y_stream, z_stream, *sizes) for y_stream, z_stream in zip(*strings, strict=True)]
+        with coding_numerics(self):
+            y_hats = [self._decode(picture, *sizes) for picture in zip(*strings, strict=True)]
         return {"y_hat": torch.cat(y_hats)}
+
+    def coding_fingerprint(self) -> bytes:
+        """4 bytes that tell coder and tables from others; see `ssmctx.entropy.fingerprint` for the weights.
+
+        Raises:
+            NotUpdatedError: `update()` was not called.
+        """
+        tables = self.y_tables.tables().fingerprint() + self._z_tables().fingerprint()
+        return hashlib.sha256(self.coder.name.encode() + tables).digest()[:4]
 
     def update(self, force: bool = False) -> bool:
         """Build the coding tables of z from its learned prior; call it after training.
@@ -203,39 +238,43 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         y_hat = drive(coding_steps(self.context, side), quantised)
         return y_hat, likelihood, z_likelihood
 
-    def _encode(self, y: Tensor) -> tuple[bytes, bytes, Tensor, tuple[int, int]]:
-        """Streams of y and z, y_hat, and the size of z."""
+    def _encode(self, y: Tensor) -> tuple[tuple[bytes, bytes, bytes], Tensor, tuple[int, int]]:
+        """Streams of y and z and the guard, y_hat, and the size of z."""
         z = self.h_a(y)
         medians = self._medians()
-        z_symbols = torch.round(z - medians)
-        z_encoder = StreamEncoder()
+        z_rounded = torch.round(z - medians)
+        z_symbols = to_symbols(z_rounded)
+        z_encoder = self.coder.encoder()
         z_encoder.encode(z_symbols, self._z_indexes(z.shape[2:]), self._z_tables())
-        side = self._side(z_symbols + medians, y.shape[2:])
-        encoder = StreamEncoder()
+        side = self._side(z_rounded + medians, y.shape[2:])
+        writer = LatentWriter(self.guard_band)
 
         def quantised(step: Step) -> Tensor:
             q = torch.round(y[:, step.channels] - step.mean)
-            indexes = scale_index(step.scale)[..., step.positions]
-            encoder.encode(q[..., step.positions], indexes, gaussian_tables())
+            writer.write(step, q)
             return q
 
         y_hat = drive(coding_steps(self.context, side), quantised)
-        return encoder.finish(), z_encoder.finish(), y_hat, (z.shape[2], z.shape[3])
+        y_stream, guard = writer.finish(self.coder, self.y_tables.tables(), checksum(z_symbols))
+        return (y_stream, z_encoder.finish(), guard), y_hat, (z.shape[2], z.shape[3])
 
-    def _decode(self, y_stream: bytes, z_stream: bytes, size: torch.Size, hyper_size: torch.Size) -> Tensor:
+    def _decode(self, strings: tuple[bytes, ...], size: torch.Size, hyper_size: torch.Size) -> Tensor:
         """y_hat of one picture."""
+        y_stream, z_stream, *guards = strings
+        order = self.context.order
+        guard = Guard.from_bytes(guards[0], self.M * size.numel(), order.num_steps) if guards else Guard.none()
         medians = self._medians()
-        z_symbols = StreamDecoder(z_stream).decode(self._z_indexes(hyper_size), self._z_tables())
-        side = self._side(z_symbols.to(medians.dtype) + medians, size)
-        decoder = StreamDecoder(y_stream)
-
-        def quantised(step: Step) -> Tensor:
-            indexes = scale_index(step.scale)[..., step.positions]
-            q = torch.zeros_like(step.mean)
-            q[..., step.positions] = decoder.decode(indexes, gaussian_tables()).to(q.dtype)
-            return q
-
-        return drive(coding_steps(self.context, side), quantised)
+        z_decoder = self.coder.decoder(z_stream)
+        z_symbols = z_decoder.decode(self._z_indexes(hyper_size), self._z_tables())
+        if guard.checksums and checksum(z_symbols) != guard.checksums[0]:
+            raise CorruptStreamError("z decodes to other symbols than were encoded: the stream is damaged")
+        z_hat = torch.from_numpy(z_symbols).to(medians).view(1, -1, *hyper_size) + medians
+        reader = LatentReader(self.coder, self.y_tables.tables(), y_stream, guard)
+        y_hat = drive(coding_steps(self.context, self._side(z_hat, size)), reader.read)
+        if guard.checksums:
+            z_decoder.finish()
+            reader.finish()
+        return y_hat
 
     # --- pieces
 
@@ -261,13 +300,15 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
             raise NotUpdatedError(
                 "MambaICEntropyModel has no coding tables: call update() after training, before coding"
             )
-        return CodingTables(
-            bottleneck.quantized_cdf.tolist(), bottleneck.cdf_length.tolist(), bottleneck.offset.tolist()
-        )
+        sources = (bottleneck.quantized_cdf, bottleneck.cdf_length, bottleneck.offset)
+        return self._z_prepared.of(lambda: CodingTables(*(x.int().cpu().numpy() for x in sources)), *sources)
 
-    def _z_indexes(self, size: torch.Size) -> Tensor:
-        channels = torch.arange(self.hyper_channels, device=self.entropy_bottleneck.quantiles.device)
-        return channels[None, :, None, None].expand(1, -1, *size)
+    def _z_indexes(self, size: torch.Size) -> NDArray[np.uint16]:
+        return np.repeat(np.arange(self.hyper_channels, dtype=np.uint16), size.numel())
+
+    def _wide(self, y: Tensor) -> Tensor:
+        """y in the weights' precision: autocast may have made it in less."""
+        return y.to(self.entropy_bottleneck.quantiles.dtype)
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # update() changes the size of these buffers: take the loaded size, whichever of the two models was updated
@@ -279,25 +320,14 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the while: dropped paths or the like must not reach a stream."""
-    training = [m for m in module.modules() if m.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
-
-
 def _check_coded(
     strings: Sequence[Sequence[bytes]], shape: Mapping[str, Sequence[int]]
 ) -> tuple[torch.Size, torch.Size]:
-    if len(strings) != 2 or len(strings[0]) != len(strings[1]) or not strings[0]:
-        counts = [len(streams) for streams in strings]
+    counts = [len(streams) for streams in strings]
+    if len(counts) not in (2, 3) or len(set(counts)) != 1 or not counts[0]:
         raise ArgumentError(
-            f"strings must be [y's streams, z's streams], one of each per picture, got lists of lengths {counts}"
+            "strings must be [y's streams, z's streams, guards], one of each per picture, "
+            f"got lists of lengths {counts}"
         )
     sizes = []
     for key in ("y", "hyper"):

@@ -1,0 +1,90 @@
+"""What an entropy coder is: three protocols, so that others can be registered and used in its place."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssmctx.entropy.tables import CodingTables
+
+__all__ = ["Coder", "StreamDecoder", "StreamEncoder"]
+
+
+class StreamEncoder(Protocol):
+    """Takes symbols in coding order and gives one stream."""
+
+    def encode(self, symbols: NDArray[np.int16], indexes: NDArray[Any], tables: CodingTables) -> None:
+        """Append symbols, each with the table row that its index names.
+
+        A symbol outside its row is coded too: every 16-bit number is.
+
+        Shape:
+            symbols (n,) int16; indexes (n,) uint8 or uint16.
+
+        Raises:
+            ArgumentError: another dtype or shape, or an index without a row; nothing is appended.
+        """
+        ...
+
+    def finish(self) -> bytes:
+        """The stream of everything appended. A function of the arguments alone: the same on every machine."""
+        ...
+
+
+class StreamDecoder(Protocol):
+    """Hands out the symbols of one stream in the order in which they were encoded."""
+
+    def decode(self, indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.int16]:
+        """The next symbols, one for each index.
+
+        The indexes and tables have to be those of the encoder, element by element; how many are asked for at a time
+        is free. Whatever the stream holds, this ends, in time bounded by the number of indexes.
+
+        Shape:
+            (n,) uint8 or uint16 to (n,) int16.
+
+        Raises:
+            ArgumentError: indexes have another dtype or shape, or one has no row.
+            CorruptStreamError: the stream cannot go on like this.
+        """
+        ...
+
+    def finish(self) -> None:
+        """Check that nothing is left of the stream.
+
+        Raises:
+            CorruptStreamError: it does not end here.
+        """
+        ...
+
+
+class Coder(Protocol):
+    """Makes encoders and decoders of one format.
+
+    Attributes:
+        name: what the format is called in files and in the registry.
+
+    Example:
+        >>> import numpy as np
+        >>> from ssmctx.entropy.coders import Coder
+        >>> from ssmctx.entropy.rans import RansCoder
+        >>> coder: Coder = RansCoder()
+        >>> coder.name, coder.encoder().finish().hex()
+        ('rans', '0000008000000000')
+    """
+
+    name: str
+
+    def encoder(self) -> StreamEncoder:
+        """A new encoder."""
+        ...
+
+    def decoder(self, stream: bytes) -> StreamDecoder:
+        """A decoder of one stream.
+
+        Raises:
+            CorruptStreamError: no encoder of this format can have written it.
+        """
+        ...

@@ -1,0 +1,65 @@
+"""The arithmetic of the coding path: evaluation mode, full float32, one way to run each kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ssmctx.errors import ArgumentError
+from ssmctx.layers.vss import SS2D
+from ssmctx.scan.backend import resolve
+
+__all__ = ["coding_numerics", "scan_backend"]
+
+
+@contextmanager
+def coding_numerics(module: nn.Module) -> Iterator[None]:
+    """Run a module as encoder and decoder have to: in evaluation mode, without autocast, TF32 or autotuned kernels.
+
+    Everything is as before afterwards. The switches are the process's own: other threads that compute meanwhile get
+    full precision too.
+
+    Raises:
+        ArgumentError: the module's weights are narrower than float32.
+
+    Example:
+        >>> import torch
+        >>> from ssmctx.entropy.numerics import coding_numerics
+        >>> layer = torch.nn.Dropout(0.5).train()
+        >>> with coding_numerics(layer):
+        ...     layer(torch.ones(3)), torch.is_autocast_enabled("cpu")
+        (tensor([1., 1., 1.]), False)
+        >>> layer.training
+        True
+    """
+    weights = [*module.parameters(), *module.buffers()]
+    narrow = next((w.dtype for w in weights if w.is_floating_point() and w.dtype.itemsize < 4), None)
+    if narrow is not None:
+        raise ArgumentError(
+            f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
+        )
+    training = [m for m in module.modules() if m.training]
+    precision = torch.get_float32_matmul_precision()
+    module.eval()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        for m in training:
+            m.training = True
+
+
+def scan_backend(module: nn.Module) -> str:
+    """Name of the scan backend that a module's blocks use where they are; "" if there is none, or more than one."""
+    scans = [m for m in module.modules() if isinstance(m, SS2D)]
+    names = {resolve(m.scan_backend, m.D.device, m.D.dtype, m.d_state).name for m in scans}
+    return names.pop() if len(names) == 1 else ""

@@ -1,0 +1,54 @@
+"""Whole numbers of any size in as few bytes as they need: seven bits a byte, lowest first."""
+
+from __future__ import annotations
+
+from ssmctx.errors import CorruptStreamError
+
+__all__ = ["put_varint", "take_varint"]
+
+_LONGEST = 5
+
+
+def put_varint(value: int) -> bytes:
+    """The bytes of a number from 0 to 2^35 - 1; all but the last have their top bit set.
+
+    Example:
+        >>> from ssmctx.entropy.varint import put_varint
+        >>> put_varint(5).hex(), put_varint(768).hex()
+        ('05', '8006')
+    """
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def take_varint(data: bytes, place: int, what: str) -> tuple[int, int]:
+    """The number at a place of the data, and the place after it.
+
+    Args:
+        data: may end too soon.
+        place: where the number starts.
+        what: its name in error messages.
+
+    Raises:
+        CorruptStreamError: the data ends within the number, it is longer than 5 bytes, or longer than it needs to be.
+
+    Example:
+        >>> from ssmctx.entropy.varint import take_varint
+        >>> take_varint(bytes.fromhex("ff8006"), 1, "width")
+        (768, 3)
+    """
+    value = 0
+    for count in range(_LONGEST):
+        if place + count >= len(data):
+            raise CorruptStreamError(f"the data ends within {what}: it was cut")
+        byte = data[place + count]
+        value |= (byte & 127) << 7 * count
+        if byte < 128:
+            if byte == 0 and count:
+                break
+            return value, place + count + 1
+    raise CorruptStreamError(f"{what} is not written as an encoder writes it: damaged")

@@ -1,0 +1,166 @@
+"""The guard: a decoder whose scales drift by up to the band finds the encoder's rows; a larger drift is told."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import SLICES, M, entropy_model, latent
+
+from ssmctx import ChannelSpatialContext
+from ssmctx.entropy.gaussian import level_values, scale_index
+from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum, guard_scales, guarded_rows
+from ssmctx.entropy.rice import pack_places, unpack_places
+from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
+
+BANDS = st.sampled_from([2.0**-24, 2.0**-18, DEFAULT_BAND, 2.0**-11, 0.0039])
+
+
+def scales(seed: int, count: int) -> torch.Tensor:
+    """Any scales, many of them on a border and a few steps of float32 beside it, and some not positive."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = torch.exp(8 * torch.rand(count, generator=generator) - 3)
+    levels = torch.tensor(level_values(), dtype=torch.float64)
+    borders = (levels[1:] * levels[:-1]).sqrt()[torch.randint(63, (count,), generator=generator)]
+    beside = borders * (1 + 2e-7 * torch.randint(-40, 40, (count,), generator=generator))
+    chosen = torch.where(torch.rand(count, generator=generator) < 0.2, beside.float(), spread)
+    return torch.where(torch.rand(count, generator=generator) < 0.1, -chosen, chosen)
+
+
+def drifted(scale: torch.Tensor, band: float, seed: int) -> torch.Tensor:
+    """Every scale moved by the whole band, up or down as suits it least: half of them by chance, half to a border."""
+    signs = torch.randint(0, 2, scale.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    up = scale_index(scale * (1 + band)) != scale_index(scale)
+    signs = torch.where(torch.rand(scale.shape) < 0.5, signs, torch.where(up, 1, -1))
+    return (scale.double() * (1 + signs * band)).float()
+
+
+@given(seed=st.integers(0, 2**20), count=st.integers(1, 30000), band=BANDS)
+def test_any_drift_within_the_band_finds_the_rows(seed, count, band):
+    scale, band = scales(seed, count), check_band(band)
+    rows, guard = guard_scales(scale, band, (1, 2))
+    read = Guard.from_bytes(guard.to_bytes(count), count, 1)
+    cut = count // 3
+    moved = drifted(scale, band, seed)
+    found = [guarded_rows(moved[:cut], 0, read), guarded_rows(moved[cut:], cut, read)] if cut else []
+    assert not found or np.array_equal(np.concatenate(found), rows.numpy())
+    assert np.array_equal(guarded_rows(scale, 0, read), rows.numpy())
+
+
+def test_without_the_list_such_drift_is_fatal():
+    """The planted fault: the property above sees a list that is not followed, and shifts that are not."""
+    scale = scales(0, 3000)
+    rows, guard = guard_scales(scale, 2.0**-11, (1, 2))
+    assert len(guard.places)
+    moved = drifted(scale, 2.0**-11, 0)
+    unlisted = Guard(guard.band, (), guard.doublings, guard.shifts, guard.places[:0], guard.upper[:0])
+    unshifted = Guard(guard.band, (), guard.doublings, guard.shifts * 0 + 128, guard.places, guard.upper)
+    for faulty in (unlisted, unshifted, Guard.none()):
+        assert not np.array_equal(guarded_rows(moved, 0, faulty), rows.numpy())
+
+
+def test_shifts_cost_next_to_nothing():
+    """A byte for thousands of elements, an empty list, and rows that are those of the nearest scale but for a few."""
+    scale = torch.exp(6 * torch.rand(200_000) - 2)
+    rows, guard = guard_scales(scale, DEFAULT_BAND, (1, 2))
+    assert len(guard.to_bytes(len(scale))) < 80
+    assert (rows != scale_index(scale)).float().mean() < 0.1
+    floor, guard = guard_scales(torch.full((200_000,), 0.05), DEFAULT_BAND, (1, 2))
+    assert not floor.any()
+    assert len(guard.to_bytes(len(floor))) < 16
+
+
+def test_golden_bytes():
+    places, upper = np.array([0, 77, 78, 8999]), np.array([True, False, True, True])
+    guard = Guard(DEFAULT_BAND, (7, 65535), 1, np.array([3, 250], np.uint8), places, upper)
+    assert guard.to_bytes(9000).hex() == GOLDEN
+    read = Guard.from_bytes(bytes.fromhex(GOLDEN), 9000, 1)
+    assert (read.band, read.checksums, read.doublings) == (DEFAULT_BAND, (7, 65535), 1)
+    assert [x.tolist() for x in (read.shifts, read.places, read.upper)] == [[3, 250], places.tolist(), upper.tolist()]
+
+
+GOLDEN = "0004020700ffff0103fa0400880900f80fdb"
+
+
+@given(
+    places=st.lists(st.integers(0, 5000), unique=True).map(sorted),
+    total=st.integers(5001, 10**6),
+    seed=st.integers(0, 9),
+)
+def test_places_survive(places, total, seed):
+    marks = np.random.default_rng(seed).random(len(places)) < 0.5
+    data = pack_places(np.array(places, np.int64), marks, total)
+    back, back_marks = unpack_places(data, total)
+    assert back.tolist() == places
+    assert np.array_equal(back_marks, marks)
+    for length in range(len(data)):
+        with pytest.raises(CorruptStreamError):
+            unpack_places(data[:length], total)
+
+
+@given(data=st.binary(max_size=80), total=st.integers(1, 10**7), steps=st.integers(1, 20))
+def test_any_bytes_are_a_guard_or_a_typed_error(data, total, steps):
+    try:
+        guard = Guard.from_bytes(data[:2] + bytes([steps + 1]) + data[2:], total, steps)
+    except CorruptStreamError:
+        return
+    assert len(guard.places) <= total
+    assert not len(guard.places) or 0 <= guard.places[0] <= guard.places[-1] < total
+
+
+@pytest.mark.parametrize("band", [-1e-9, 0.004, float("nan"), 1])
+def test_a_band_too_wide(band):
+    with pytest.raises(ArgumentError, match=r"guard_band must be a relative width of 0 to 0.0039, got"):
+        check_band(band)
+
+
+def test_the_checksum_is_of_little_endian_symbols():
+    assert checksum(np.array([1, -2, 300], np.int16)) == checksum(np.array([1, -2, 300], ">i2"))
+
+
+# --- in the codec
+
+MODEL = entropy_model()
+
+
+class Drifting(ChannelSpatialContext):
+    """Another machine: every scale is off, each by the whole `drift` or less, up or down."""
+
+    drift = 0.0
+
+    def forward(self, step, y_hat, side, memo=None):
+        mean, scale = super().forward(step, y_hat, side, memo)
+        towards = drifted(scale, self.drift, step)
+        return mean * (1 + 1e-6), towards
+
+
+def decode_with_drift(drift: float, coded):
+    other = entropy_model()
+    other.load_state_dict(MODEL.state_dict())
+    other.context.__class__ = Drifting
+    other.context.drift = drift
+    return other.decompress(coded["strings"], coded["shape"])["y_hat"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_codec_decodes_through_drift_of_a_band_and_tells_a_hundred(seed):
+    y = latent(seed, 1, M, 40, 30)
+    coded = MODEL.compress(y)
+    # means drift too and scales with them, by less than a hundredth of the band
+    y_hat = decode_with_drift(0.9 * DEFAULT_BAND, coded)
+    torch.testing.assert_close(y_hat, coded["y_hat"], rtol=1e-4, atol=1e-3)
+    with pytest.raises(
+        DecodeMismatchError, match=r"step \d, channels \d to \d, decodes to other symbols .* guard_band"
+    ):
+        decode_with_drift(100 * DEFAULT_BAND, coded)
+
+
+def test_a_guard_of_width_zero_still_tells():
+    model = entropy_model()
+    model.guard_band = 0.0
+    y = latent(1, 1, M, 40, 30)
+    coded = model.compress(y)
+    assert len(coded["strings"][2][0]) == 3 + 2 * (2 * SLICES + 1)
+    assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])
+    with pytest.raises(DecodeMismatchError, match="step"):
+        decode_with_drift(1e-3, coded)
