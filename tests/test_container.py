@@ -1,13 +1,16 @@
 """The file: golden bytes of every version, and a typed error for every cut, every flipped bit and hostile headers."""
 
+import dataclasses
 import tracemalloc
 import zlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.guard import DEFAULT_BAND, Guard
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
 
@@ -31,6 +34,15 @@ def test_golden_bytes():
     assert data == with_checksum(bytes.fromhex(GOLDEN[2]))
     assert CodedPicture.from_bytes(data) == PICTURE
     assert len(data) - sum(map(len, PICTURE.strings)) == 33
+
+
+def test_everything_but_streams_shifts_and_list_takes_64_bytes():
+    """For a picture of 768 x 512 and ten steps."""
+    nothing = np.zeros(0, np.int64)
+    fixed = Guard(DEFAULT_BAND, (0,) * 11, 0, nothing.astype(np.uint8), nothing, nothing.astype(bool)).to_bytes(92160)
+    streams = (bytes(100_000), bytes(2_000), fixed + bytes(120))
+    picture = dataclasses.replace(PICTURE, strings=streams)
+    assert len(picture.to_bytes()) - 100_000 - 2_000 - 120 <= 64
 
 
 def test_version_1_is_read():

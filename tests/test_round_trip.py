@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from laws import assert_round_trip
 from models import M, context, entropy_model, latent
 
-from ssmctx import MambaICEntropyModel
+from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy import model as model_module
 from ssmctx.errors import (
     ArgumentError,
@@ -19,6 +19,7 @@ from ssmctx.errors import (
     NotUpdatedError,
     ShapeError,
     StreamError,
+    UnknownNameError,
 )
 
 MODEL = entropy_model()
@@ -173,3 +174,16 @@ def test_autocast_does_not_reach_the_coding_path():
         assert torch.equal(MODEL.decompress(coded["strings"], coded["shape"])["y_hat"], expected["y_hat"])
         with torch.no_grad():
             assert torch.equal(MODEL(y)["y_hat"], expected["y_hat"])
+
+
+def test_any_registered_coder_codes():
+    for name in registry.coders.names():
+        torch.manual_seed(2)
+        model = MambaICEntropyModel(M, hyper_channels=6, context=context(), N=4, coder=name).eval()
+        model.update()
+        assert model.coder.name == name
+        assert_round_trip(model, latent(0, 2, M, 5, 6))
+    with pytest.raises(
+        UnknownNameError, match=r"unknown coder 'ran' \(did you mean 'rans'\?\); known: constriction, rans"
+    ):
+        MambaICEntropyModel(M, hyper_channels=6, context=context(), N=4, coder="ran")

@@ -33,14 +33,14 @@ __all__ = ["DEFAULT_BAND", "Guard", "check_band", "checksum", "guard_scales", "g
 _BAND_UNIT = 2.0**-24
 _MOST_UNITS = (1 << 16) - 1  # a band of 0.0039: two of them stay well within the 13 % from one border to the next
 
-DEFAULT_BAND = 2.0**-14
-"""16 times the largest relative drift of scales seen between scan backends, thread counts and batch sizes."""
+DEFAULT_BAND = 2.0**-13
+"""20 times the largest relative drift of scales seen between scan backends, thread counts and batch sizes (6.2e-6)."""
 
 _ROUNDING = 2.0**-22  # what float32 may lose in the comparisons themselves
 _SHIFTS = 256
 _SHIFT_STEP = 5 * 2.0**-15  # all of them within 2 %, a sixth of the distance of two borders
-_GROUP = 4096
-_MOST_DOUBLINGS = 15
+_GROUP = 1024
+_MOST_DOUBLINGS = 17
 
 
 def checksum(symbols: NDArray[np.int16]) -> int:
@@ -66,7 +66,7 @@ class Guard:
     Attributes:
         band: relative; a multiple of 2^-24. With a band of 0 there are no shifts and no list.
         checksums: of z's symbols, then of each step's.
-        doublings: of the 4096 elements of a group.
+        doublings: of the 1024 elements of a group.
         shifts: one a group, (groups,) uint8.
         places: elements near a border, by number in coding order, increasing, (n,) int64.
         upper: whether the row of each is the one above its border, (n,) bool.

@@ -98,7 +98,7 @@ class LatentReader:
         if expected and checksum(symbols) != expected[0]:
             raise _mismatch(step)
         q = torch.zeros_like(step.mean)
-        q[..., step.positions] = torch.from_numpy(symbols).to(q).view_as(scale)
+        q[..., step.positions] = torch.from_numpy(symbols).to(q.device).to(q.dtype).view_as(scale)
         return q
 
     def finish(self) -> None:

@@ -1,0 +1,131 @@
+"""Does a file decode where numbers differ? Encode in one setting, decode in others, and measure how far scales drift.
+
+    python benchmarks/decode_anywhere.py model.pt pictures/
+    python benchmarks/decode_anywhere.py model.pt pictures/ --json benchmarks/results/decode-anywhere.json
+
+Settings are scan backends, numbers of threads and devices. Every pair of them is tried: all pictures are encoded in
+the one and decoded in the other, through the bytes of a `.sic` file. Symbols are exact or the decoder says so; pixels
+may differ by the drift of the means. The drift is also measured against pictures coded four at a time, which our
+codec never does. The cost of the guard is its share of the files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from measure import machine
+from torch import Tensor
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
+
+from mambaic.checkpoint import load_model
+from mambaic.codec import MambaIC, pad
+from mambaic.files import PictureCodec
+from mambaic.images import find_images, read_image, to_float
+
+from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.gaussian import SCALE_MIN, scale_index
+from ssmctx.entropy.guard import DEFAULT_BAND
+from ssmctx.entropy.numerics import coding_numerics
+from ssmctx.entropy.steps import Step, coding_steps, drive
+from ssmctx.errors import StreamError
+from ssmctx.layers.vss import SS2D
+
+SETTINGS = {"torch scan, 1 thread": ("cpu", "torch", 1), "cpu scan, 2 threads": ("cpu", "cpu", 2)}
+if torch.cuda.is_available():
+    SETTINGS[torch.cuda.get_device_name()] = ("cuda", "auto", 2)
+
+
+def put(model: MambaIC, setting: str) -> MambaIC:
+    """The model in a setting."""
+    device, backend, threads = SETTINGS[setting]
+    torch.set_num_threads(threads)
+    for module in model.modules():
+        if isinstance(module, SS2D):
+            module.scan_backend = backend
+    return model.to(device)
+
+
+@torch.no_grad()
+def walk(model: MambaIC, y: Tensor, symbols: list[Tensor] | None, copies: int) -> tuple[Tensor, list[Tensor]]:
+    """Scales of all steps, and z's and all steps' symbols: those given, or y's own."""
+    codec = model.latent_codec
+    with coding_numerics(codec):
+        medians = codec._medians()
+        found = [torch.round(codec.h_a(y) - medians)] if symbols is None else [symbols[0].to(y)]
+        side = codec._side((found[0] + medians).repeat(copies, 1, 1, 1), y.shape[2:])
+        scales = []
+
+        def quantised(step: Step) -> Tensor:
+            scales.append(step.scale[:1, :, step.positions].flatten())
+            own = symbols is None
+            found.append(torch.round(y[:, step.channels] - step.mean) if own else symbols[len(found)].to(y))
+            return found[-1].repeat(copies if not own else 1, 1, 1, 1)
+
+        drive(coding_steps(codec.context, side), quantised)
+    return torch.cat(scales).cpu(), found
+
+
+def drift(model: MambaIC, pictures: list[Path], base: str, other: str, copies: int) -> dict[str, float]:
+    """How far the scales of one setting lie from those of another that codes the same symbols."""
+    worst, rows = 0.0, 0
+    for path in tqdm(pictures, desc=f"drift, {other}{' x 4' * (copies > 1)}", leave=False):
+        put(model, base)
+        x = pad(to_float(read_image(path))).to(next(model.parameters()).device)
+        with torch.no_grad():
+            y = model.g_a(x)
+        scale, symbols = walk(model, y, None, 1)
+        put(model, other)
+        moved, _ = walk(model, y.to(next(model.parameters()).device), symbols, copies)
+        above = scale > SCALE_MIN  # below the floor all are coded alike
+        worst = max(worst, float(((moved - scale).abs() / scale)[above].max()))
+        rows += int((scale_index(moved) != scale_index(scale)).sum())
+    return {"largest_relative_drift": worst, "rows_that_would_differ": rows}
+
+
+def main() -> None:
+    """Run the check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("pictures", type=Path, help="a folder")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    pictures, model = find_images(options.pictures), load_model(options.checkpoint)
+    report: dict[str, object] = {"machine": machine(), "pictures": len(pictures), "guard_band": DEFAULT_BAND}
+    size = guard = 0
+    for source in SETTINGS:
+        codec = PictureCodec(put(model, source))
+        coded = [codec.encode(read_image(path))[0].to_bytes() for path in tqdm(pictures, desc=source, leave=False)]
+        size, guard = sum(map(len, coded)), sum(len(CodedPicture.from_bytes(data).strings[2]) for data in coded)
+        own = [codec.decode(CodedPicture.from_bytes(data)) for data in coded]
+        for target in SETTINGS:
+            codec = PictureCodec(put(model, target))
+            exact, pixels = 0, 0
+            for data, expected in zip(tqdm(coded, desc=f"{source} -> {target}", leave=False), own, strict=True):
+                try:
+                    decoded = codec.decode(CodedPicture.from_bytes(data))
+                except StreamError as error:
+                    print(error)
+                    continue
+                exact += 1
+                pixels += int((decoded != expected).sum())
+            report[f"{source} -> {target}"] = {"symbols_exact": exact, "pixel_values_that_differ": pixels}
+            print(f"{source} -> {target}: symbols of {exact} of {len(pictures)} exact, {pixels} pixel values differ")
+    report["bytes"], report["guard_bytes"] = size, guard
+    print(f"guard: {guard} of {size} bytes, {100 * guard / size:.2f} %, checksums included")
+    base = next(iter(SETTINGS))
+    for other, copies in [(name, 1) for name in SETTINGS if name != base] + [("cpu scan, 2 threads", 4)]:
+        result = drift(model, pictures, base, other, copies)
+        report[f"drift, {base} -> {other}, batch of {copies}"] = result
+        print(f"{base} -> {other}, batch of {copies}: {result}")
+    if options.json:
+        write_whole(options.json, (json.dumps(report, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
