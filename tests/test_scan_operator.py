@@ -15,6 +15,7 @@ from test_scan import FAST, arguments, public
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, NonFiniteError, ShapeError
 from ssmctx.scan import cross_selective_scan, mamba_ssm, selective_scan
+from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.operator import scan
 
 # --- torch.library
@@ -150,12 +151,14 @@ def test_the_mamba_ssm_adapter_speaks_its_layout(monkeypatch):
     monkeypatch.setitem(sys.modules, interface.__name__, interface)
     values = {n: x.detach() for n, x in arguments(0, batch=2).items()} | {"h0": torch.zeros(2, 4, 5, 2).double()}
     directions = ("row", "column", "row-reversed", "column-reversed")
-    actual = mamba_ssm.forward(*values.values(), directions, True)
+    actual = mamba_ssm.forward(ScanInputs(*values.values(), directions, True))
     expected = scan(**values, directions=directions, softplus=True, backend="reference")
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e)
     with pytest.raises(ArgumentError, match="'mamba_ssm' starts from zero states"):
-        mamba_ssm.forward(*(values | {"h0": torch.ones(2, 4, 5, 2).double()}).values(), directions, True)
+        mamba_ssm.forward(
+            ScanInputs(**values | {"h0": torch.ones(2, 4, 5, 2).double()}, directions=directions, softplus=True)
+        )
 
 
 # --- threads and forks

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ssmctx.scan.directions import DIRECTIONS, scan_order
+from ssmctx.scan.inputs import ScanInputs
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -115,8 +116,9 @@ def reference(values, dv, dh_last, directions, softplus):
 
 def computed(values, dv, dh_last, directions, softplus):
     values = [value.to(DEVICE) for value in values.values()]
-    results = kernels.forward(*values, tuple(directions), softplus)
-    gradients = kernels.backward(dv.to(DEVICE), dh_last.to(DEVICE), *values, tuple(directions), softplus)
+    inputs = ScanInputs(*values, tuple(directions), softplus)
+    results = kernels.forward(inputs)
+    gradients = kernels.backward(dv.to(DEVICE), dh_last.to(DEVICE), inputs)
     return dict(zip(NAMES, (*(x.cpu() for x in results), *(x.cpu() for x in gradients)), strict=True))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError, BackendUnavailableError
 from ssmctx.registry import scan_backends
+from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["Backend", "backends", "load", "resolve"]
 
@@ -22,10 +23,8 @@ _FASTEST = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
 class Backend:
     """A scan backend. Register a function without arguments that makes it in `ssmctx.registry.scan_backends`.
 
-    `forward(u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus)` returns v and the last state;
-    `backward(dv, dlast, <the same>)` the gradients of the eight tensors. Both get contiguous tensors of one dtype on
-    one device, with the shapes of `ssmctx.scan.cross_selective_scan` and h0, the states before each direction's first
-    pixel, (batch, K, d, N). A backend without `backward` is torch code that autograd differentiates.
+    `forward(inputs)` returns v and the last state; `backward(dv, dlast, inputs)` the gradients of the eight tensors. A
+    backend without `backward` is torch code that autograd differentiates.
 
     Attributes:
         name: as registered.
@@ -39,8 +38,8 @@ class Backend:
 
     name: str
     unavailable: Callable[[], str | None]
-    forward: Callable[..., tuple[Tensor, Tensor]]
-    backward: Callable[..., tuple[Tensor, ...]] | None = None
+    forward: Callable[[ScanInputs], tuple[Tensor, Tensor]]
+    backward: Callable[[Tensor, Tensor, ScanInputs], tuple[Tensor, ...]] | None = None
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
     max_states: int | None = None

@@ -7,7 +7,7 @@ recomputes the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
+from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["backend", "backward", "forward"]
 
@@ -27,19 +28,9 @@ def backend() -> Backend:
     return Backend("torch", lambda: None, forward, backward)
 
 
-def forward(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
     dt = F.softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
     x, dt, B, C = (to_sequences(t, order) for t in (u, dt, B, C))
@@ -52,21 +43,9 @@ def forward(
     return from_sequences(v, order, u.shape[1], u.shape[2]) + D.sum(0) * u, h.transpose(0, 1).contiguous()
 
 
-def backward(
-    dv: Tensor,
-    dlast: Tensor,
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, ...]:
+def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
     raw = to_sequences(dt_raw + dt_bias, order)
     dt = F.softplus(raw) if softplus else raw

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ssmctx.scan.backend import Backend
+from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.threads import share_out
 
 __all__ = ["backend", "backward", "forward"]
@@ -26,47 +27,25 @@ def unavailable() -> str | None:
     return None if find_spec("numba") else "numba is not installed: pip install numba"
 
 
-def forward(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    u, h0, directions, softplus = inputs.u, inputs.h0, inputs.directions, inputs.softplus
     from ssmctx.scan import cpu_kernels as kernels
 
     parts, blocks = _split(u, directions)
     v = u.new_empty(parts, *u.shape)
     last = torch.empty_like(h0)
-    inputs = _arrays(u, dt_raw, A, B, C, D, dt_bias, h0, directions)
+    arrays = _arrays(inputs)
     outputs = (_flat(v, 2), last.numpy())
     share_out(
-        lambda first, stride: kernels.scan_forward(*inputs, softplus, first, stride, *outputs), parts * len(u) * blocks
+        lambda first, stride: kernels.scan_forward(*arrays, softplus, first, stride, *outputs), parts * len(u) * blocks
     )
     return _add_up(v), last
 
 
-def backward(
-    dv: Tensor,
-    dlast: Tensor,
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, ...]:
+def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
+    u, dt_raw, A, B, C, D, _, h0, directions, softplus = inputs
     from ssmctx.scan import cpu_kernels as kernels
 
     parts, blocks = _split(u, directions)
@@ -75,10 +54,10 @@ def backward(
     dA = u.new_empty(batch, count, states, channels)
     dB, dC = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape)
     dD, dbias, dh0 = u.new_empty(batch, *D.shape), u.new_empty(batch, *D.shape), torch.empty_like(h0)
-    inputs = (_flat(dv, 1), dlast.numpy(), *_arrays(u, dt_raw, A, B, C, D, dt_bias, h0, directions))
+    arrays = (_flat(dv, 1), dlast.numpy(), *_arrays(inputs))
     outputs = (_flat(du, 2), _flat(draw, 1), dA.numpy(), _flat(dB, 2), _flat(dC, 2), dD.numpy(), dbias.numpy())
     share_out(
-        lambda first, stride: kernels.scan_backward(*inputs, softplus, first, stride, *outputs, dh0.numpy()),
+        lambda first, stride: kernels.scan_backward(*arrays, softplus, first, stride, *outputs, dh0.numpy()),
         parts * batch * blocks,
     )
     return _add_up(du), draw, dA.sum(0).mT.contiguous(), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0
@@ -109,18 +88,9 @@ def _flat(x: Tensor, first: int) -> object:
     return x.flatten(first, first + 1).numpy()
 
 
-def _arrays(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-) -> tuple[object, ...]:
+def _arrays(inputs: ScanInputs) -> tuple[object, ...]:
     """The kernels' inputs: pixels flat, A in units of ln 2 with channels last, directions as walks."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, _ = inputs
     import numpy as np
 
     from ssmctx.scan.cpu_kernels import LOG2E

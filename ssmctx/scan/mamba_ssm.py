@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.util import find_spec
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from ssmctx.errors import ArgumentError
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
+from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["backend", "forward"]
 
@@ -27,23 +27,13 @@ def unavailable() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA device"
 
 
-def forward(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`.
 
     Raises:
         ArgumentError: h0 is not zero, which that kernel cannot take.
     """
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     if bool(h0.any()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,12 +10,17 @@ from torch import Tensor
 
 from ssmctx.errors import BackendUnavailableError
 from ssmctx.scan.backend import Backend, resolve
+from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["scan"]
 
 
 def _backend(name: str, u: Tensor, A: Tensor) -> Backend:
     return resolve(name, u.device, u.dtype, A.shape[-1])
+
+
+def _inputs(tensors: Sequence[Tensor], directions: str, softplus: bool) -> ScanInputs:
+    return ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
 
 
 @torch.library.custom_op("ssmctx::scan", mutates_args=())
@@ -31,8 +37,8 @@ def _scan(
     softplus: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    tensors = (x.contiguous() for x in (u, dt_raw, A, B, C, D, dt_bias, h0))
-    return _backend(backend, u, A).forward(*tensors, tuple(directions.split()), softplus)
+    inputs = _inputs((u, dt_raw, A, B, C, D, dt_bias, h0), directions, softplus)
+    return _backend(backend, u, A).forward(inputs)
 
 
 @torch.library.custom_op("ssmctx::scan_backward", mutates_args=())
@@ -53,8 +59,8 @@ def _scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     chosen = _backend(backend, u, A)
     assert chosen.backward is not None  # `_keep` saw to it
-    tensors = (x.contiguous() for x in (dv, dlast, u, dt_raw, A, B, C, D, dt_bias, h0))
-    du, draw, dA, dB, dC, dD, dbias, dh0 = chosen.backward(*tensors, tuple(directions.split()), softplus)
+    inputs = _inputs((u, dt_raw, A, B, C, D, dt_bias, h0), directions, softplus)
+    du, draw, dA, dB, dC, dD, dbias, dh0 = chosen.backward(dv.contiguous(), dlast.contiguous(), inputs)
     return du, draw, dA, dB, dC, dD, dbias, dh0
 
 
@@ -114,6 +120,6 @@ def scan(
         chosen = resolve(backend, u.device, work, A.shape[-1])
         if chosen.backward is None:
             with torch.autocast(u.device.type, enabled=False):
-                return chosen.forward(*tensors, directions, softplus)
+                return chosen.forward(ScanInputs._make([*tensors, directions, softplus]))
     v, last = _scan(*tensors, " ".join(directions), softplus, backend)
     return v, last

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import scan_order
+from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["backend", "forward"]
 
@@ -19,19 +18,9 @@ def backend() -> Backend:
     return Backend("reference", lambda: None, forward)
 
 
-def forward(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     _, height, width, _ = u.shape
     total = torch.zeros_like(u).flatten(1, 2)
     last = []

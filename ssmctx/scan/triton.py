@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import DIRECTIONS
+from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["backend", "backward", "forward", "unavailable"]
 
@@ -69,19 +70,9 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def forward(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     from ssmctx.scan import triton_kernels as kernels
 
     u, dt_raw, A, B, C, D, dt_bias, h0 = (_aligned(x) for x in (u, dt_raw, A, B, C, D, dt_bias, h0))
@@ -101,21 +92,9 @@ def forward(
     return v, h_last
 
 
-def backward(
-    dv: Tensor,
-    dh_last: Tensor,
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: Sequence[str],
-    softplus: bool,
-) -> tuple[Tensor, ...]:
+def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     from ssmctx.scan import triton_kernels as kernels
 
     dv, dh_last, u, dt_raw, A, B, C, D = (_aligned(x) for x in (dv, dh_last, u, dt_raw, A, B, C, D))
