@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     c.add_argument("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
     c.add_argument("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write")
     c.add_argument("--preset", default="tiny", help="size of the codec: tiny, small or full (the paper's)")
+    c.add_argument("--variant", default="mambaic", help="what the codec is made of; an unknown name lists them all")
     c.add_argument("--lmbda", "--lambda", type=_positive, default=0.0067, help="weight of distortion against rate")
     c.add_argument("--epochs", type=_count, default=250, help="passes over the pictures")
     c.add_argument("--steps", type=_count, default=None, help="optimiser steps, instead of --epochs")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mambaic.codec import PRESETS, MambaIC
+from mambaic.codec import PRESETS, VARIANTS, MambaIC
 from mambaic.errors import CheckpointError
 from ssmctx.entropy.container import write_whole
 
@@ -18,8 +18,8 @@ FORMAT = "ssmctx-mambaic-1"
 def save_checkpoint(path: str | Path, model: MambaIC, training: dict[str, Any]) -> None:
     """Write a checkpoint, whole or not at all. `training` may hold numbers, strings, tensors, lists and dicts."""
     buffer = io.BytesIO()
-    content = {"format": FORMAT, "preset": model.preset, "state_dict": model.state_dict(), "training": training}
-    torch.save(content, buffer)
+    made = {"preset": model.preset, "variant": model.variant}
+    torch.save({"format": FORMAT, **made, "state_dict": model.state_dict(), "training": training}, buffer)
     write_whole(path, buffer.getvalue())
 
 
@@ -38,19 +38,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is no checkpoint, or damaged ({first_line}): train one with `train`") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of this example ({FORMAT}): train one with `train`")
-    return content
+    return {"variant": "mambaic", **content}  # the first checkpoints knew no variants
 
 
 def load_weights(model: MambaIC, content: dict[str, Any]) -> None:
-    """Put a checkpoint's weights into a model of the same preset.
+    """Put a checkpoint's weights into a model of the same preset and variant.
 
     Raises:
-        CheckpointError: the checkpoint is of another preset, or its weights do not fit.
+        CheckpointError: the checkpoint is of another preset or variant, or its weights do not fit.
     """
-    if content["preset"] != model.preset:
-        raise CheckpointError(
-            f"the checkpoint holds a {content['preset']!r} model, not {model.preset!r}: change --preset"
-        )
+    for flag in ("preset", "variant"):
+        if content[flag] != getattr(model, flag):
+            raise CheckpointError(
+                f"the checkpoint holds a {content[flag]!r} model, not {getattr(model, flag)!r}: change --{flag}"
+            )
     try:
         model.load_state_dict(content["state_dict"])
     except (RuntimeError, KeyError) as error:
@@ -64,9 +65,10 @@ def load_model(path: str | Path, device: str = "cpu") -> MambaIC:
         CheckpointError: the file is missing, not ours, or does not fit its preset.
     """
     content = read_checkpoint(path)
-    if content["preset"] not in PRESETS:
-        raise CheckpointError(f"{path} is of unknown preset {content['preset']!r}; known: {', '.join(PRESETS)}")
-    model = MambaIC(content["preset"])
+    for flag, known in (("preset", PRESETS), ("variant", VARIANTS)):
+        if content[flag] not in known:
+            raise CheckpointError(f"{path} is of unknown {flag} {content[flag]!r}; known: {', '.join(known)}")
+    model = MambaIC(content["preset"], content["variant"])
     load_weights(model, content)
     model.update()
     return model.eval().to(device)

@@ -1,4 +1,4 @@
-"""The codec: transforms g_a and g_s around ssmctx's entropy model, in three sizes."""
+"""The codec: transforms g_a and g_s around ssmctx's entropy model, in three sizes and the paper's variants."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from compressai.models import SimpleVAECompressionModel
 from torch import Tensor, nn
 
-from ssmctx import ChannelSpatialContext, MambaICEntropyModel, VSSBlock
+from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
+from ssmctx.layers.foundation import foundation_block
 
 STRIDE = 16  # image pixels per latent cell, along each side
 LATENT_STEPS = 8  # quantisation steps that y spans at the start of training
@@ -25,7 +26,6 @@ class Preset:
 
     N: int
     M: int
-    num_slices: int
     hyper_channels: int
     depths: tuple[int, int, int, int]
     d_state: int
@@ -33,28 +33,52 @@ class Preset:
 
 
 PRESETS = {
-    "tiny": Preset(N=16, M=60, num_slices=5, hyper_channels=24, depths=(0, 1, 1, 1), d_state=4, drop_path=0.0),
-    "small": Preset(N=48, M=160, num_slices=5, hyper_channels=96, depths=(1, 1, 2, 1), d_state=8, drop_path=0.0),
-    "full": Preset(N=128, M=320, num_slices=5, hyper_channels=192, depths=(2, 2, 9, 2), d_state=16, drop_path=0.1),
+    "tiny": Preset(N=16, M=60, hyper_channels=24, depths=(0, 1, 1, 1), d_state=4, drop_path=0.0),
+    "small": Preset(N=48, M=160, hyper_channels=96, depths=(1, 1, 2, 1), d_state=8, drop_path=0.0),
+    "full": Preset(N=128, M=320, hyper_channels=192, depths=(2, 2, 9, 2), d_state=16, drop_path=0.1),
 }
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What a codec is made of: foundation blocks of g_a and g_s, and of h_a and h_s, and the context model."""
+
+    main: str = "vss"
+    hyper: str = "vss"
+    context: str = "channel-spatial"
+
+
+CONTEXTS = ("none", "channel", "no-wla", "window-4", "window-16", "uneven", "cnn", "transformer")
+VARIANTS = {
+    "mambaic": Variant(),
+    "mambavc": Variant(context="mambavc"),
+    **{f"context-{name}": Variant(context=name) for name in CONTEXTS},
+    **{f"main-{block}": Variant(main=block) for block in ("cnn", "transformer")},
+    **{f"hyper-{block}": Variant(hyper=block) for block in ("cnn", "transformer")},
+    **{f"all-{block}": Variant(block, block, block) for block in ("cnn", "transformer")},
+}
+"""The paper's comparisons: parts left out (table 2), other blocks (tables 3 and A2), other windows (table 4)."""
+
+
 class MambaIC(SimpleVAECompressionModel):
-    """MambaIC (paper section 3.2 and appendix C): VSS transforms around the channel-spatial entropy model.
+    """MambaIC (paper section 3.2, appendix C): VSS transforms around the channel-spatial entropy model, or a variant.
 
     Args:
         preset: name of an entry of `PRESETS`.
+        variant: name of an entry of `VARIANTS`.
 
     Shape:
         forward: (batch, 3, H, W) in [0, 1], any H and W of at least 1, to "x_hat" of the same shape and "likelihoods".
     """
 
-    def __init__(self, preset: str) -> None:
+    def __init__(self, preset: str, variant: str = "mambaic") -> None:
         super().__init__()
         if preset not in PRESETS:
             raise ArgumentError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-        p = PRESETS[preset]
-        self.preset = preset
+        if variant not in VARIANTS:
+            raise ArgumentError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
+        p, made = PRESETS[preset], VARIANTS[variant]
+        self.preset, self.variant = preset, variant
         width = 2 * p.N
         *stages, hyper_depth = p.depths
         deepest = max(1, sum(stages) - 1)
@@ -62,7 +86,7 @@ class MambaIC(SimpleVAECompressionModel):
 
         def blocks(stage: int) -> list[nn.Module]:
             first = sum(stages[:stage])
-            return [VSSBlock(width, p.d_state, drop_path=r) for r in rates[first : first + stages[stage]]]
+            return [foundation_block(made.main, width, p.d_state, r) for r in rates[first : first + stages[stage]]]
 
         self.g_a = nn.Sequential(
             nn.Conv2d(3, width, 5, stride=2, padding=2),
@@ -85,9 +109,9 @@ class MambaIC(SimpleVAECompressionModel):
         self.latent_codec = MambaICEntropyModel(
             p.M,
             hyper_channels=p.hyper_channels,
-            context=ChannelSpatialContext(p.M, p.num_slices, d_state=p.d_state),
-            h_a=hyper_analysis(p.M, width, p.hyper_channels, hyper_depth, p.d_state),
-            h_s=HyperSynthesis(p.M, width, p.hyper_channels, hyper_depth, p.d_state),
+            context=registry.contexts.create(made.context, p.M, d_state=p.d_state),
+            h_a=hyper_analysis(p.M, width, p.hyper_channels, hyper_depth, p.d_state, made.hyper),
+            h_s=HyperSynthesis(p.M, width, p.hyper_channels, hyper_depth, p.d_state, made.hyper),
         )
         self._initialise()
 

@@ -29,6 +29,7 @@ class TrainingPlan:
     data: Path
     out: Path
     preset: str = "tiny"
+    variant: str = "mambaic"
     lmbda: float = 0.0067
     epochs: int = 250
     steps: int | None = None
@@ -66,8 +67,8 @@ def train(plan: TrainingPlan) -> list[Point]:
     torch.manual_seed(plan.seed)
     crops = RandomCrops(plan.data, plan.crop)
     note = f" ({crops.skipped} smaller than {plan.crop}x{plan.crop} left out)" if crops.skipped else ""
-    tqdm.write(f"{len(crops)} pictures{note}, preset {plan.preset}, lambda {plan.lmbda}, on {plan.device}")
-    model = MambaIC(plan.preset).to(plan.device).train()
+    tqdm.write(f"{len(crops)} pictures{note}, {plan.preset} {plan.variant}, lambda {plan.lmbda}, on {plan.device}")
+    model = MambaIC(plan.preset, plan.variant).to(plan.device).train()
     adam = {"net": {"type": "Adam", "lr": plan.lr}, "aux": {"type": "Adam", "lr": plan.aux_lr}}
     optimizers = net_aux_optimizer(model, adam)
     history: list[Point] = []

@@ -1,7 +1,8 @@
-"""The channel-spatial context model of MambaIC, in the layout of the paper's table A1."""
+"""The channel-spatial context model of MambaIC, in the layout of the paper's table A1, and with parts left out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from ssmctx.context.base import ContextModel
 from ssmctx.context.order import CodingOrder
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
-from ssmctx.layers.vss import VSSBlock
+from ssmctx.layers.foundation import foundation_block
 from ssmctx.layers.window_attention import WindowLocalAttention
 
 __all__ = ["ChannelSpatialContext"]
@@ -25,30 +26,35 @@ class ChannelSpatialContext(ContextModel):
     (\mu, \sigma) = \mathrm{head}(\mathrm{WLA}([\phi_{sp}, \phi_{ch}, \mathrm{side}])) $$
 
     The first slice has a learned constant for the channel feature, anchors have zero for the spatial one; one set of
-    weights serves both passes of a
-    slice. What is not coded yet never enters: slices by indexing, non-anchors by selection, so even a NaN there changes
-    nothing.
+    weights serves both passes of a slice. What is not coded yet never enters: slices by indexing, non-anchors by
+    selection, so even a NaN there changes nothing.
 
     Args:
         M: channels of the latent.
-        num_slices: slices K, of equal width m = M / K.
-        window_size: side of the attention windows, in latent positions.
-        d_state: states of the VSS blocks.
-        scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
+        num_slices: slices K, of equal width m = M / K, unless `slices` says otherwise.
+        window_size: side of the attention windows, in latent positions; None leaves the attention out.
+        d_state: states of VSS blocks.
+        scan_backend: of VSS blocks, a name from `ssmctx.registry.scan_backends`, or "auto".
+        slices: width of each slice, with the sum M; they may differ.
+        spatial: whether a slice is coded in two passes, the second with the spatial feature; otherwise in one.
+        block: what the features are made with, a name from `ssmctx.registry.blocks`.
 
     Shape:
         forward(step, y_hat, side): y_hat (batch, M, H, W), side (batch, 2M, H, W) to mean and scale, each (batch, m, H,
-        W).
+        W), m the width of the step's slice.
 
     Raises:
-        ArgumentError: M is no multiple of num_slices, or a size is below 1.
+        ArgumentError: M is no multiple of num_slices, slices do not add up to M, or a size is below 1.
         ShapeError: y_hat or side has a shape that does not fit.
+        UnknownNameError: an unknown block.
 
     Source:
-        MambaIC section 3.2, equations 12-14, table A1. The head, two 1x1 convolutions around a GELU, is ours: the paper
-        gives its output only.
+        MambaIC section 3.2, equations 12-14, table A1; parts left out as in its tables 2, 3, 4 and A2. The head, two
+        1x1 convolutions around a GELU, is ours: the paper gives its output only.
 
     Example:
+        >>> import torch
+        >>> from ssmctx import ChannelSpatialContext
         >>> context = ChannelSpatialContext(M=20, num_slices=5)
         >>> mean, scale = context(3, torch.zeros(1, 20, 6, 4), torch.zeros(1, 40, 6, 4))
         >>> mean.shape
@@ -56,28 +62,40 @@ class ChannelSpatialContext(ContextModel):
     """
 
     def __init__(
-        self, M: int = 320, num_slices: int = 5, window_size: int = 8, d_state: int = 16, scan_backend: str = "auto"
+        self,
+        M: int = 320,
+        num_slices: int = 5,
+        window_size: int | None = 8,
+        d_state: int = 16,
+        scan_backend: str = "auto",
+        slices: Sequence[int] | None = None,
+        spatial: bool = True,
+        block: str = "vss",
     ) -> None:
-        check_positive("ChannelSpatialContext", M=M, num_slices=num_slices, window_size=window_size)
-        if M % num_slices:
-            raise ArgumentError(
-                f"ChannelSpatialContext: M must be a multiple of num_slices, got M={M}, num_slices={num_slices}"
-            )
-        m = M // num_slices
-        super().__init__(CodingOrder([m] * num_slices))
+        check_positive("ChannelSpatialContext", M=M, num_slices=num_slices)
+        if slices is None:
+            if M % num_slices:
+                raise ArgumentError(
+                    f"ChannelSpatialContext: M must be a multiple of num_slices, got M={M}, num_slices={num_slices}"
+                )
+            slices = [M // num_slices] * num_slices
+        elif sum(slices) != M:
+            raise ArgumentError(f"ChannelSpatialContext: slices must add up to M={M}, got {list(slices)}")
+        super().__init__(CodingOrder(slices, passes=2 if spatial else 1))
 
-        def feature(channels: int) -> nn.Module:
-            vss = VSSBlock(channels, d_state=d_state, scan_backend=scan_backend)
-            return nn.Sequential(vss, nn.Conv2d(channels, 2 * m, 3, padding=1))
+        def feature(channels: int, m: int) -> nn.Module:
+            made = foundation_block(block, channels, d_state=d_state, scan_backend=scan_backend)
+            return nn.Sequential(made, nn.Conv2d(channels, 2 * m, 3, padding=1))
 
-        def head(channels: int) -> nn.Module:
-            attention = WindowLocalAttention(channels, window_size)
+        def head(m: int) -> nn.Module:
+            channels = (4 if spatial else 2) * m + 2 * M
+            attention = nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size)
             return nn.Sequential(attention, nn.Conv2d(channels, 4 * m, 1), nn.GELU(), nn.Conv2d(4 * m, 2 * m, 1))
 
-        self.first_channel = nn.Parameter(torch.zeros(2 * m))
-        self.channel = nn.ModuleList(feature(k * m) for k in range(1, num_slices))
-        self.spatial = nn.ModuleList(feature(m) for _ in range(num_slices))
-        self.head = nn.ModuleList(head(4 * m + 2 * M) for _ in range(num_slices))
+        self.first_channel = nn.Parameter(torch.zeros(2 * slices[0]))
+        self.channel = nn.ModuleList(feature(sum(slices[:k]), m) for k, m in enumerate(slices) if k)
+        self.spatial = nn.ModuleList(feature(m, m) for m in slices if spatial)
+        self.head = nn.ModuleList(map(head, slices))
 
     def forward(
         self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None
@@ -88,18 +106,24 @@ class ChannelSpatialContext(ContextModel):
         memo = {} if memo is None else memo
         if memo.get("slice") != k:
             memo.update(slice=k, channel=self._channel_feature(k, y_hat))
-        channel = memo["channel"]
-        if self.order.is_anchor(step):
-            spatial = torch.zeros_like(channel)
-        else:
-            anchors = self.order.positions(step - 1, (y_hat.shape[2], y_hat.shape[3]), y_hat.device)
-            spatial = self.spatial[k](y_hat[:, self.order.channels(step)].where(anchors, 0))
-        mean, scale = self.head[k](torch.cat([spatial, channel, side], dim=1)).chunk(2, dim=1)
+        features = [memo["channel"], side]
+        if self.spatial:
+            features.insert(0, self._spatial_feature(step, y_hat))
+        mean, scale = self.head[k](torch.cat(features, dim=1)).chunk(2, dim=1)
         return mean, scale
 
     def _channel_feature(self, k: int, y_hat: Tensor) -> Tensor:
         if k == 0:
             batch, _, height, width = y_hat.shape
             return self.first_channel[:, None, None].expand(batch, -1, height, width)
-        feature: Tensor = self.channel[k - 1](y_hat[:, : self.order.channels(2 * k).start])
+        feature: Tensor = self.channel[k - 1](y_hat[:, : sum(self.order.slices[:k])])
+        return feature
+
+    def _spatial_feature(self, step: int, y_hat: Tensor) -> Tensor:
+        current = y_hat[:, self.order.channels(step)]
+        if self.order.is_anchor(step):
+            batch, m, height, width = current.shape
+            return current.new_zeros(batch, 2 * m, height, width)
+        anchors = self.order.positions(step - 1, (y_hat.shape[2], y_hat.shape[3]), y_hat.device)
+        feature: Tensor = self.spatial[self.order.slice_index(step)](current.where(anchors, 0))
         return feature

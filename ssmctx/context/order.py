@@ -1,4 +1,4 @@
-"""The coding order of a latent: slices of channels, each in two checkerboard passes."""
+"""The coding order of a latent: slices of channels, each in two checkerboard passes or in one."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["CodingOrder"]
 class CodingOrder:
     """Which elements of a latent are coded at which step.
 
-    Step 2k codes the anchors of slice k, the positions whose row + column is even; step 2k + 1 codes the rest of the
-    slice. The masks of all
-    steps partition the latent.
+    With two passes, step 2k codes the anchors of slice k, the positions whose row + column is even, and step 2k + 1 the
+    rest of the slice; with one, step k codes all of slice k. The masks of all steps partition the latent.
 
     Args:
         slices: channels of each slice, in coding order.
+        passes: 1 or 2.
 
     Raises:
-        ArgumentError: no slice, or one without channels.
+        ArgumentError: no slice, one without channels, or another number of passes.
 
     Source:
         MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021.
@@ -37,10 +37,12 @@ class CodingOrder:
         [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 1]]]
     """
 
-    def __init__(self, slices: Sequence[int]) -> None:
-        self.slices = tuple(slices)
+    def __init__(self, slices: Sequence[int], passes: int = 2) -> None:
+        self.slices, self.passes = tuple(slices), passes
         if not self.slices or min(self.slices) < 1:
             raise ArgumentError(f"CodingOrder needs slices of at least 1 channel each, got {self.slices}")
+        if passes not in (1, 2):
+            raise ArgumentError(f"CodingOrder codes a slice in 1 or 2 passes, got {passes!r}")
         self._ends = tuple(accumulate(self.slices))
 
     @property
@@ -50,18 +52,18 @@ class CodingOrder:
 
     @property
     def num_steps(self) -> int:
-        """Coding steps, two a slice."""
-        return 2 * len(self.slices)
+        """Coding steps: as many a slice as there are passes."""
+        return self.passes * len(self.slices)
 
     def slice_index(self, step: int) -> int:
         """The slice k that a step codes part of."""
         if not 0 <= step < self.num_steps:
             raise ArgumentError(f"step must lie in 0..{self.num_steps - 1}, got {step}")
-        return step // 2
+        return step // self.passes
 
     def is_anchor(self, step: int) -> bool:
-        """Whether a step codes the anchors of its slice."""
-        return step % 2 == 0
+        """Whether a step is the first of its slice: it codes the anchors, or with one pass everything."""
+        return step % self.passes == 0
 
     def channels(self, step: int) -> slice:
         """The channels of the slice that a step belongs to."""
@@ -70,6 +72,8 @@ class CodingOrder:
 
     def positions(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (H, W): the positions that a step codes in each channel of its slice."""
+        if self.passes == 1:
+            return torch.ones(size, dtype=torch.bool, device=device)
         row, column = torch.arange(size[0], device=device), torch.arange(size[1], device=device)
         return ((row[:, None] + column) % 2 == 0) == self.is_anchor(step)
 
@@ -80,10 +84,10 @@ class CodingOrder:
         return mask
 
     def __repr__(self) -> str:
-        return f"CodingOrder({list(self.slices)})"
+        return f"CodingOrder({list(self.slices)}, passes={self.passes})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CodingOrder) and self.slices == other.slices
+        return isinstance(other, CodingOrder) and (self.slices, self.passes) == (other.slices, other.passes)
 
     def __hash__(self) -> int:
-        return hash(self.slices)
+        return hash((self.slices, self.passes))

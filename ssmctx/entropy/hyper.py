@@ -5,27 +5,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ssmctx.layers.vss import VSSBlock
+from ssmctx.layers.foundation import foundation_block
 
 __all__ = ["HyperSynthesis", "hyper_analysis"]
 
 
-def hyper_analysis(M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16) -> nn.Sequential:
+def hyper_analysis(
+    M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16, block: str = "vss"
+) -> nn.Sequential:
     """h_a: y (batch, M, H, W) to z (batch, hyper_channels, ceil(H / 4), ceil(W / 4)).
 
     Args:
         M: channels of y.
         width: channels between the two strided convolutions (2N in the paper).
         hyper_channels: channels of z.
-        depth: VSS blocks between them.
-        d_state: states of these blocks.
+        depth: blocks between them.
+        d_state: states of VSS blocks.
+        block: a name from `ssmctx.registry.blocks`.
 
     Source:
         MambaIC section 3.2 and appendix C.
     """
     return nn.Sequential(
         nn.Conv2d(M, width, 3, stride=2, padding=1),
-        *(VSSBlock(width, d_state=d_state) for _ in range(depth)),
+        *(foundation_block(block, width, d_state) for _ in range(depth)),
         nn.Conv2d(width, hyper_channels, 3, stride=2, padding=1),
     )
 
@@ -37,8 +40,9 @@ class HyperSynthesis(nn.Module):
         M: channels of y; the side information has 2M.
         width: channels between the two deconvolutions (2N in the paper).
         hyper_channels: channels of z.
-        depth: VSS blocks between them.
-        d_state: states of these blocks.
+        depth: blocks between them.
+        d_state: states of VSS blocks.
+        block: a name from `ssmctx.registry.blocks`.
 
     Shape:
         (batch, hyper_channels, h, w) to (batch, 2M, 4h, 4w).
@@ -47,13 +51,15 @@ class HyperSynthesis(nn.Module):
         MambaIC section 3.2 and appendix C.
     """
 
-    def __init__(self, M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16) -> None:
+    def __init__(
+        self, M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16, block: str = "vss"
+    ) -> None:
         super().__init__()
 
         def stack() -> nn.Sequential:
             return nn.Sequential(
                 nn.ConvTranspose2d(hyper_channels, width, 3, stride=2, padding=1, output_padding=1),
-                *(VSSBlock(width, d_state=d_state) for _ in range(depth)),
+                *(foundation_block(block, width, d_state) for _ in range(depth)),
                 nn.ConvTranspose2d(width, M, 3, stride=2, padding=1, output_padding=1),
             )
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.drop_path import drop_path
 from ssmctx.scan.backend import load
 from ssmctx.scan.directions import DIRECTIONS
 from ssmctx.scan.operator import scan
@@ -128,10 +129,7 @@ class VSSBlock(nn.Module):
         """Apply the block to x, (batch, dim, H, W)."""
         check_picture("VSSBlock", x, self.dim)
         branch = self._branch(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        if self.training and self.drop_path > 0:
-            keep = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop_path
-            branch = branch * keep / (1 - self.drop_path)
-        return x + branch
+        return x + drop_path(branch, self.drop_path, self.training)
 
     def _branch(self, x: Tensor) -> Tensor:
         u, gate = self.in_proj(x).chunk(2, dim=-1)

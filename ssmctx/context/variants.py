@@ -1,0 +1,75 @@
+"""The context models of the paper's comparisons, each by a name of `ssmctx.registry.contexts`.
+
+All take M, and but for the first `d_state` and `scan_backend`.
+
+Source:
+    MambaIC tables 2 (components), 3 and A2 (foundation blocks) and 4 (window sizes); MambaVC (Qin et al., 2024); ELIC
+    (He et al., 2022) for uneven slices.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ssmctx.context.channel_spatial import ChannelSpatialContext
+from ssmctx.context.hyper_only import HyperOnlyContext
+from ssmctx.errors import ArgumentError
+
+__all__ = [
+    "channel_only",
+    "cnn",
+    "elic_slices",
+    "mambavc",
+    "no_context",
+    "no_window_attention",
+    "transformer",
+    "uneven",
+    "window_4",
+    "window_16",
+]
+
+
+def no_context(M: int = 320, **_: Any) -> HyperOnlyContext:
+    """Mean and scale from the hyperprior alone (table 2, without the context model)."""
+    return HyperOnlyContext(M)
+
+
+channel_only = partial(ChannelSpatialContext, spatial=False)
+"""One pass a slice (table 2, without the spatial context)."""
+
+no_window_attention = partial(ChannelSpatialContext, window_size=None)
+"""Without window attention (table 2)."""
+
+mambavc = partial(ChannelSpatialContext, spatial=False, window_size=None)
+"""Slices only, as in MambaVC."""
+
+window_4 = partial(ChannelSpatialContext, window_size=4)
+window_16 = partial(ChannelSpatialContext, window_size=16)
+"""Other windows (table 4)."""
+
+cnn = partial(ChannelSpatialContext, block="cnn")
+transformer = partial(ChannelSpatialContext, block="transformer")
+"""Other foundation blocks (tables 3 and A2)."""
+
+
+def elic_slices(M: int) -> list[int]:
+    """Five slices that grow as ELIC's do: 16, 16, 32, 64 and the rest for M = 320, in proportion for other M.
+
+    Raises:
+        ArgumentError: M is below 20.
+
+    Example:
+        >>> from ssmctx.context.variants import elic_slices
+        >>> elic_slices(320), elic_slices(60)
+        ([16, 16, 32, 64, 192], [3, 3, 6, 12, 36])
+    """
+    if M < 20:
+        raise ArgumentError(f"uneven slices need M of at least 20, got {M}")
+    first = [M // 20, M // 20, M // 10, M // 5]
+    return [*first, M - sum(first)]
+
+
+def uneven(M: int = 320, **options: Any) -> ChannelSpatialContext:
+    """Slices of ELIC's widths."""
+    return ChannelSpatialContext(M, slices=elic_slices(M), **options)

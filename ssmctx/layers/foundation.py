@@ -1,0 +1,111 @@
+"""The foundation blocks of the paper's comparisons: a VSS block, and what it is compared with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.drop_path import drop_path
+from ssmctx.layers.window_attention import WindowLocalAttention
+from ssmctx.registry import blocks
+
+__all__ = ["ConvBlock", "TransformerBlock", "foundation_block"]
+
+
+def foundation_block(
+    name: str, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto"
+) -> nn.Module:
+    """A block by name: (batch, dim, H, W) to the same.
+
+    Args:
+        name: from `ssmctx.registry.blocks`.
+        dim: channels.
+        d_state: states, of a VSS block.
+        drop_path: probability that training drops the branch of a sample.
+        scan_backend: of a VSS block.
+
+    Raises:
+        UnknownNameError: no such block.
+    """
+    options = {"d_state": d_state, "scan_backend": scan_backend} if name == "vss" else {}
+    block: nn.Module = blocks.create(name, dim, drop_path=drop_path, **options)
+    return block
+
+
+class ConvBlock(nn.Module):
+    r"""Residual block of two 3x3 convolutions, the CNN of the comparisons.
+
+    $$ x + \mathrm{Conv}(\mathrm{GELU}(\mathrm{Conv}(x))) $$
+
+    Args:
+        dim: channels of the picture.
+        drop_path: probability that training drops the branch of a sample.
+
+    Shape:
+        (batch, dim, H, W) to the same, any H and W of at least 1.
+
+    Raises:
+        ShapeError: x has another number of channels, or an empty side.
+
+    Source:
+        MambaIC tables 3 and A2, which name no more than "CNN"; residual blocks as in most codecs since Cheng et al.,
+        2020.
+
+    Example:
+        >>> import torch
+        >>> from ssmctx.layers.foundation import ConvBlock
+        >>> ConvBlock(8)(torch.randn(1, 8, 5, 7)).shape
+        torch.Size([1, 8, 5, 7])
+    """
+
+    def __init__(self, dim: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        check_positive("ConvBlock", dim=dim)
+        self.dim, self.drop_path = dim, drop_path
+        self.branch = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), nn.Conv2d(dim, dim, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to x, (batch, dim, H, W)."""
+        check_picture("ConvBlock", x, self.dim)
+        return x + drop_path(self.branch(x), self.drop_path, self.training)
+
+
+class TransformerBlock(nn.Module):
+    r"""Window attention and a two-layer perceptron, each with a residual: the transformer of the comparisons.
+
+    $$ x' = \mathrm{WLA}(x), \quad x' + W_2\,\mathrm{GELU}(W_1\,\mathrm{LN}(x')) $$
+
+    Args:
+        dim: channels of the picture.
+        window_size: side of a window, in positions.
+        drop_path: probability that training drops both branches of a sample.
+
+    Shape:
+        (batch, dim, H, W) to the same, any H and W of at least 1.
+
+    Raises:
+        ShapeError: x has another number of channels, or an empty side.
+
+    Source:
+        MambaIC tables 3 and A2, which name no more than "transformer"; Swin (Liu et al., 2021), with a perceptron of
+        twice the width.
+
+    Example:
+        >>> import torch
+        >>> from ssmctx.layers.foundation import TransformerBlock
+        >>> TransformerBlock(8)(torch.randn(1, 8, 5, 17)).shape
+        torch.Size([1, 8, 5, 17])
+    """
+
+    def __init__(self, dim: int, window_size: int = 8, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.attention = WindowLocalAttention(dim, window_size)
+        self.norm = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to x, (batch, dim, H, W)."""
+        y = self.attention(x)
+        y = y + self.mlp(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return x + drop_path(y - x, self.drop_path, self.training) if self.drop_path else y
