@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import statistics
 import subprocess
@@ -12,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from ssmctx.memory import peak_memory
 
 
 def machine() -> dict[str, object]:
@@ -67,23 +68,6 @@ def _synchronise(device: str) -> None:
 
 def peak_bytes(run: Callable[[], object], device: str) -> int | None:
     """Memory that a run needs on top of what was in use before it; None where the system does not say."""
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
+    with peak_memory(device) as peak:
         run()
-        return torch.cuda.max_memory_allocated() - before
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # give back what was freed, so that it counts when it is used again
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    except (OSError, AttributeError):
-        return None
-    before = _resident("VmRSS")
-    run()
-    return max(0, _resident("VmHWM") - before)
-
-
-def _resident(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
+    return peak[0]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ssmctx.context import ChannelSpatialContext, CodingOrder, ContextModel
     from ssmctx.entropy.model import MambaICEntropyModel
     from ssmctx.layers import VSSBlock, WindowLocalAttention
+    from ssmctx.profile import profile
     from ssmctx.scan import backends
 
 __version__ = "0.1.0"
@@ -24,6 +25,7 @@ __all__ = [
     "WindowLocalAttention",
     "__version__",
     "backends",
+    "profile",
 ]
 
 # imported when first used, so that `import ssmctx` costs little more than `import torch`
@@ -35,6 +37,7 @@ _HOMES = {
     "VSSBlock": "ssmctx.layers",
     "WindowLocalAttention": "ssmctx.layers",
     "backends": "ssmctx.scan",
+    "profile": "ssmctx.profile",
 }
 
 _registry.scan_backends.register("reference", "ssmctx.scan.reference:backend")
@@ -55,6 +58,7 @@ _registry.contexts.register("window-4", "ssmctx.context.variants:window_4")
 _registry.contexts.register("window-16", "ssmctx.context.variants:window_16")
 _registry.contexts.register("cnn", "ssmctx.context.variants:cnn")
 _registry.contexts.register("transformer", "ssmctx.context.variants:transformer")
+_registry.contexts.register("released", "ssmctx.context.released:ReleasedContext")
 _registry.contexts.register("uneven", "ssmctx.context.variants:uneven")
 _registry.coders.register("rans", "ssmctx.entropy.rans:RansCoder")
 _registry.coders.register("constriction", "ssmctx.entropy.constriction_coder:ConstrictionCoder")

@@ -10,7 +10,7 @@ import pytest
 import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
-ORDER = ["errors", "registry", "scan", "layers", "context", "entropy", "compat", "testing"]
+ORDER = ["errors", "registry", "memory", "scan", "layers", "context", "entropy", "compat", "profile", "testing"]
 
 
 def layer_of(module: str) -> int:
