@@ -1,0 +1,65 @@
+"""CompressAI knows our components by name once this is imported.
+
+    import ssmctx.compat.compressai
+    from compressai.registry import MODULES
+
+    latent_codec = MODULES["MambaICEntropyModel"](M=192, hyper_channels=192)
+
+Source:
+    CompressAI's `compressai.registry`; tested with its versions 1.2.6 to 1.2.8.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from importlib import metadata
+
+from compressai.registry import MODULES
+
+from ssmctx import registry
+from ssmctx.errors import DuplicateNameError
+
+__all__ = ["TESTED", "register"]
+
+TESTED = ("1.2.6", "1.2.8")
+"""Oldest and newest version of CompressAI that the tests ran with."""
+
+_NAMES = ("VSSBlock", "WindowLocalAttention", "ChannelSpatialContext", "MambaICEntropyModel")
+
+
+def register() -> None:
+    """Put our modules into CompressAI's `MODULES`, under the names of the front door; done on import.
+
+    Context models of `ssmctx.registry.contexts` follow as "ssmctx.context." and their name.
+
+    Raises:
+        DuplicateNameError: one of the names stands for something else there.
+
+    Example:
+        >>> import ssmctx.compat.compressai
+        >>> from compressai.registry import MODULES
+        >>> context = MODULES["ssmctx.context.uneven"](M=60)
+        >>> MODULES["MambaICEntropyModel"](M=60, hyper_channels=24, N=8, context=context).context.order.slices
+        (3, 3, 6, 12, 36)
+    """
+    front_door = importlib.import_module("ssmctx")
+    ours = {name: getattr(front_door, name) for name in _NAMES}
+    ours |= {f"ssmctx.context.{name}": registry.contexts.get(name) for name in registry.contexts.names()}
+    for name, component in ours.items():
+        if MODULES.setdefault(name, component) is not component:
+            raise DuplicateNameError(f"CompressAI has another module called {name!r} already: {MODULES[name]!r}")
+
+
+def _check_version(version: str) -> None:
+    oldest, newest = (tuple(map(int, end.split("."))) for end in TESTED)
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdigit())
+    if not oldest <= numbers <= newest:
+        warnings.warn(
+            f"compressai {version} is not among the versions that ssmctx is tested with, {TESTED[0]} to {TESTED[1]}",
+            stacklevel=2,
+        )
+
+
+_check_version(metadata.version("compressai"))
+register()
