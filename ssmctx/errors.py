@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "BackendUnavailableError",
+    "CheckpointError",
     "CorruptStreamError",
     "DecodeMismatchError",
     "DuplicateNameError",
@@ -44,6 +45,10 @@ class UnknownNameError(SsmctxError, LookupError):
 
 class BackendUnavailableError(SsmctxError, RuntimeError):
     """A scan backend or a coder was asked for by name and cannot run here."""
+
+
+class CheckpointError(SsmctxError, ValueError):
+    """A checkpoint cannot be read, or is of another model."""
 
 
 class NotUpdatedError(SsmctxError, RuntimeError):

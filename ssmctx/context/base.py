@@ -46,6 +46,23 @@ class ContextModel(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(step, y_hat, side, memo=None)")
 
+    def refine(self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None) -> Tensor | None:
+        """Correct a slice once all of it is coded; later steps and the synthesis see the corrected one.
+
+        The coding loop calls it after the last step of each slice, in the encoder and in the decoder alike. Symbols
+        and rates stay as they are.
+
+        Args:
+            step: the last coding step of the slice.
+            y_hat: the latent as far as it is coded.
+            side: side information, h_s(z_hat).
+            memo: as `forward` takes it.
+
+        Returns:
+            The corrected slice (batch, channels of the slice, H, W), or None, the default, to leave it.
+        """
+        return None
+
     def check_inputs(self, y_hat: Tensor, side: Tensor) -> None:
         """Raise ShapeError unless y_hat is (batch, M, H, W) and side (batch, 2M, H, W) of the same picture."""
         M = self.order.num_channels

@@ -38,8 +38,8 @@ def coding_steps(context: ContextModel, side: Tensor) -> Generator[Step, Tensor,
 
     Yields each `Step` and takes back, by `send`, the quantised residuals q of its slice, (batch, m, H, W), of which
     only the step's own positions count.
-    Sets y_hat = q + mean there. The context is only ever shown a y_hat that holds what was sent in before, zero
-    elsewhere, so that it cannot look ahead.
+    Sets y_hat = q + mean there, and after the last step of a slice lets the context refine that slice. The context is
+    only ever shown a y_hat that holds what was sent in before, zero elsewhere, so that it cannot look ahead.
 
     Args:
         context: the context model.
@@ -59,6 +59,10 @@ def coding_steps(context: ContextModel, side: Tensor) -> Generator[Step, Tensor,
         q = yield Step(index, channels, positions, mean, scale)
         coded = torch.where(positions, q + mean, y_hat[:, channels])
         y_hat = y_hat.slice_scatter(coded, 1, channels.start, channels.stop)
+        if index + 1 == order.num_steps or order.channels(index + 1) != channels:
+            refined = context.refine(index, y_hat, side, memo)
+            if refined is not None:
+                y_hat = y_hat.slice_scatter(refined, 1, channels.start, channels.stop)
     return y_hat
 
 
