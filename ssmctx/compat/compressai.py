@@ -15,9 +15,10 @@ import importlib
 import warnings
 from importlib import metadata
 
-from compressai.registry import MODULES
+from compressai.registry import MODELS, MODULES
 
 from ssmctx import registry
+from ssmctx.compat.released_model import ReleasedMambaIC
 from ssmctx.errors import DuplicateNameError
 
 __all__ = ["TESTED", "register"]
@@ -29,9 +30,10 @@ _NAMES = ("VSSBlock", "WindowLocalAttention", "ChannelSpatialContext", "MambaICE
 
 
 def register() -> None:
-    """Put our modules into CompressAI's `MODULES`, under the names of the front door; done on import.
+    """Put our modules into CompressAI's `MODULES` and the codec into its `MODELS`; done on import.
 
-    Context models of `ssmctx.registry.contexts` follow as "ssmctx.context." and their name.
+    Modules have the names of the front door, context models of `ssmctx.registry.contexts` "ssmctx.context." and their
+    name; the codec, in the released layout, is "mambaic".
 
     Raises:
         DuplicateNameError: one of the names stands for something else there.
@@ -46,9 +48,10 @@ def register() -> None:
     front_door = importlib.import_module("ssmctx")
     ours = {name: getattr(front_door, name) for name in _NAMES}
     ours |= {f"ssmctx.context.{name}": registry.contexts.get(name) for name in registry.contexts.names()}
-    for name, component in ours.items():
-        if MODULES.setdefault(name, component) is not component:
-            raise DuplicateNameError(f"CompressAI has another module called {name!r} already: {MODULES[name]!r}")
+    for kind, known, components in (("module", MODULES, ours), ("model", MODELS, {"mambaic": ReleasedMambaIC})):
+        for name, component in components.items():
+            if known.setdefault(name, component) is not component:
+                raise DuplicateNameError(f"CompressAI has another {kind} called {name!r} already: {known[name]!r}")
 
 
 def _check_version(version: str) -> None:

@@ -1,0 +1,169 @@
+"""Work in a child process, so that a crash, a hang or a flood of memory is a finding and not the end of the run.
+
+A decoder written in C that reads past the end of a short stream takes the whole process with it. The child is a fork:
+it has the codec as it is, without pickling. Where there is no fork, or where a GPU is in use, which a fork cannot
+share, the work runs in this process, unguarded.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import select
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from ssmctx.testing.broken import in_brief
+
+__all__ = ["Outcome", "can_isolate", "run_each"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        value: what it returned.
+        failure: how it ended instead, in words: by a signal, by its time, by its memory, or by an exception.
+        seconds: it took.
+    """
+
+    value: Any
+    failure: str | None
+    seconds: float
+
+
+def can_isolate() -> bool:
+    """Whether `run_each` can run tasks in a child process: there is a fork, and no GPU in use."""
+    in_use: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return hasattr(os, "fork") and not in_use
+
+
+def run_each(
+    tasks: Sequence[Callable[[], object]], seconds: float = 60.0, memory_bytes: int = 2 << 30
+) -> Iterator[Outcome]:
+    """Run tasks one after the other in a child process; a task that ends it costs only itself.
+
+    Args:
+        tasks: functions without arguments; what they return must pickle.
+        seconds: that each may take.
+        memory_bytes: address space that the child may take beyond what this process has.
+
+    Example:
+        >>> import os, time
+        >>> from ssmctx.testing.isolation import run_each
+        >>> crash, hang = lambda: os.abort(), lambda: time.sleep(60)
+        >>> [o.value or o.failure for o in run_each([lambda: "well", crash, hang, lambda: "again"], seconds=0.5)]
+        ['well', 'the process was killed by SIGABRT', 'no end within 0.5 s', 'again']
+    """
+    done = 0
+    while done < len(tasks):
+        if not can_isolate():
+            yield _outcome(tasks[done])
+            done += 1
+            continue
+        pid, pipe = _fork(tasks[done:], memory_bytes)
+        try:
+            with os.fdopen(pipe, "rb", buffering=0) as results:
+                while done < len(tasks):
+                    began = time.monotonic()
+                    outcome = _receive(results, seconds)
+                    if outcome is None and time.monotonic() - began >= seconds:
+                        outcome = Outcome(None, f"no end within {seconds:g} s", seconds)
+                    done += 1
+                    if outcome is None:
+                        yield Outcome(None, f"the process {_reap(pid)}", time.monotonic() - began)
+                        pid = 0
+                        break
+                    yield outcome
+                    if outcome.failure and outcome.failure.startswith("no end"):
+                        break
+        finally:
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                _reap(pid)
+
+
+def _fork(tasks: Sequence[Callable[[], object]], memory_bytes: int) -> tuple[int, int]:
+    """The child that works through the tasks, and the pipe that its results come by."""
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any fork beside threads
+        pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    status = 1
+    try:
+        os.close(reading)
+        _settle(memory_bytes)
+        for task in tasks:
+            data = pickle.dumps(_outcome(task))
+            _write_all(writing, len(data).to_bytes(8, "little") + data)
+        status = 0
+    finally:
+        os._exit(status)  # nothing of the parent's may run its end here: no test report, no flush, no hook
+
+
+def _settle(memory_bytes: int) -> None:
+    """Make a fresh fork fit for work: quiet, on one thread, within its memory."""
+    faulthandler.disable()
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    torch.set_num_threads(1)  # the threads that the parent's OpenMP made do not exist here
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        import resource  # not on every system
+
+        used = int(statm.read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, resource.RLIM_INFINITY))
+
+
+def _outcome(task: Callable[[], object]) -> Outcome:
+    began = time.monotonic()
+    value, failure = None, None
+    try:
+        value = task()
+    except Exception as error:
+        short = isinstance(error, MemoryError) or "allocate memory" in str(error)
+        failure = f"it asked for more memory than it may have ({in_brief(error)})" if short else in_brief(error)
+    return Outcome(value, failure, time.monotonic() - began)
+
+
+def _receive(results: BinaryIO, seconds: float) -> Outcome | None:
+    """The next outcome; None when the child ended or the time did."""
+    deadline = time.monotonic() + seconds
+    data = b""
+    wanted = 8
+    while len(data) < wanted:
+        ready, _, _ = select.select([results], [], [], max(0.0, deadline - time.monotonic()))
+        part = results.read(wanted - len(data)) if ready else b""
+        if not part:
+            return None
+        data += part
+        if wanted == 8 and len(data) == 8:
+            wanted += int.from_bytes(data, "little")
+    outcome: Outcome = pickle.loads(data[8:])
+    return outcome
+
+
+def _reap(pid: int) -> str:
+    """Wait for the child; how it ended, in words."""
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status):
+        return f"was killed by {signal.Signals(os.WTERMSIG(status)).name}"
+    return f"exited with code {os.WEXITSTATUS(status)}"
+
+
+def _write_all(handle: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(handle, data) :]

@@ -1,0 +1,187 @@
+"""A report: every law on one codec, each in a child process, as a table."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmctx.testing.broken import LawBroken
+from ssmctx.testing.contract import ready
+from ssmctx.testing.isolation import run_each
+from ssmctx.testing.laws.corruption import assert_rejects_corruption
+from ssmctx.testing.laws.rate import assert_real_bits
+from ssmctx.testing.laws.round_trip import SIZES, assert_any_size, assert_deterministic, assert_round_trip
+from ssmctx.testing.laws.state import assert_state_dict
+
+__all__ = ["Verdict", "codec_laws", "judge", "print_report", "run_laws"]
+
+_WIDTH = 110
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a law.
+
+    Attributes:
+        law: its name.
+        result: "holds", "BROKEN", or "not owed": broken, but owed by trained models only.
+        seconds: it took.
+        found: what was found where it does not hold.
+    """
+
+    law: str
+    result: str
+    seconds: float
+    found: str = ""
+
+
+def codec_laws(
+    factory: Callable[[], Any],
+    make_input: Callable[[int, int], Tensor],
+    size: tuple[int, int] = (8, 8),
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    *,
+    tolerance: float = 0.0,
+    errors: tuple[type[Exception], ...] = (ValueError,),
+    may_decode: Sequence[str] = (),
+) -> dict[str, Callable[[], None]]:
+    """The laws of a codec, by name, ready to be called.
+
+    Args:
+        factory: makes the codec, an nn.Module; its tables are built here.
+        make_input: make_input(height, width) gives a batch of one, latent or picture.
+        size: at which all laws but "any size" are tried.
+        sizes: at which that one is.
+        tolerance: see `assert_round_trip`.
+        errors: see `assert_rejects_corruption`.
+        may_decode: see `assert_rejects_corruption`.
+    """
+    made: list[Any] = []
+
+    def codec() -> Any:
+        if not made:
+            made.append(ready(factory))
+        return made[0]
+
+    def batch() -> Tensor:
+        one = make_input(*size)
+        return torch.cat([one, one.flip(-1)])
+
+    return {
+        "round trip": lambda: _ignore(assert_round_trip(codec(), batch(), tolerance=tolerance)),
+        "deterministic": lambda: assert_deterministic(codec(), make_input(*size)),
+        "any size": lambda: assert_any_size(codec(), make_input, sizes, tolerance=tolerance),
+        "real bits": lambda: assert_real_bits(codec(), make_input(*size)),
+        "state dict": lambda: assert_state_dict(factory, make_input(*size), tolerance=tolerance),
+        "corruption": lambda: assert_rejects_corruption(
+            codec(), make_input(*size), errors=errors, may_decode=may_decode
+        ),
+    }
+
+
+def judge(
+    laws: dict[str, Callable[[], None]], *, trained: bool = True, seconds: float = 600.0, memory_bytes: int = 8 << 30
+) -> Iterator[Verdict]:
+    """Try laws one after the other, each safe from the crashes of the others.
+
+    Args:
+        laws: functions that raise `LawBroken`, by name.
+        trained: whether "real bits" is owed.
+        seconds: that a law may take.
+        memory_bytes: that all may take beyond what this process has.
+    """
+    # a law starts children of its own where it expects crashes; this one catches those that nobody expects
+    tasks = [_task(law) for law in laws.values()]
+    for name, outcome in zip(laws, run_each(tasks, seconds, memory_bytes), strict=True):
+        found = outcome.failure or outcome.value
+        result = "holds" if not found else "BROKEN" if trained or name != "real bits" else "not owed"
+        yield Verdict(name, result, outcome.seconds, found or "")
+
+
+def run_laws(
+    factory: Callable[[], Any],
+    make_input: Callable[[int, int], Tensor],
+    size: tuple[int, int] = (8, 8),
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    *,
+    trained: bool = False,
+    **options: Any,
+) -> list[Verdict]:
+    """Every law of a codec; see `codec_laws` for the arguments.
+
+    Args:
+        factory: makes the codec.
+        make_input: makes what it codes.
+        size: at which most laws are tried.
+        sizes: at which "any size" is.
+        trained: whether the factory's codec is trained for such input, so that "real bits" is owed.
+        options: `tolerance`, `errors`, `may_decode`.
+
+    Returns:
+        A verdict a law.
+
+    Example:
+        >>> from ssmctx import MambaICEntropyModel
+        >>> from ssmctx.testing import Latent, run_laws
+        >>> verdicts = run_laws(
+        ...     lambda: MambaICEntropyModel(M=4, num_slices=2, hyper_channels=4, N=2),
+        ...     lambda height, width: Latent(4, height, width).tensor(),
+        ...     size=(4, 4),
+        ...     sizes=[(1, 1), (3, 5)],
+        ... )
+        >>> verdicts[0].law, verdicts[0].result
+        ('round trip', 'holds')
+    """
+    return list(judge(codec_laws(factory, make_input, size, sizes, **options), trained=trained))
+
+
+def print_report(verdicts: Iterable[Verdict], title: str = "") -> bool:
+    """Print verdicts as a table, each as it comes: law, result, time, and below it what was found.
+
+    Args:
+        verdicts: such as `judge` or `run_laws` give.
+        title: a line above the table.
+
+    Returns:
+        Whether no law is broken.
+
+    Example:
+        >>> from ssmctx.testing import Verdict, print_report
+        >>> verdicts = [Verdict("round trip", "holds", 0.25), Verdict("real bits", "BROKEN", 1.0, "90 bits, not 80")]
+        >>> _ = print_report(verdicts)
+        law            result     time
+        round trip     holds      0.2 s
+        real bits      BROKEN     1.0 s
+            90 bits, not 80
+    """
+    if title:
+        print(title)
+    print(f"{'law':14} {'result':10} time", flush=True)
+    sound = True
+    for verdict in verdicts:
+        sound = sound and verdict.result != "BROKEN"
+        print(f"{verdict.law:14} {verdict.result:10} {verdict.seconds:.1f} s", flush=True)
+        for line in verdict.found.splitlines():
+            depth = 4 + len(line) - len(line.lstrip())
+            print(textwrap.fill(line.strip(), _WIDTH, initial_indent=" " * depth, subsequent_indent=" " * (depth + 2)))
+    return sound
+
+
+def _task(law: Callable[[], None]) -> Callable[[], str]:
+    def task() -> str:
+        try:
+            law()
+        except LawBroken as error:
+            return f"{error.found}" + (f"\nusual cause: {error.cause}" if error.cause else "")
+        return ""
+
+    return task
+
+
+def _ignore(_: object) -> None:
+    return None
