@@ -80,8 +80,8 @@ def run_each(
                         outcome = Outcome(None, f"no end within {seconds:g} s", seconds)
                     done += 1
                     if outcome is None:
-                        yield Outcome(None, f"the process {_reap(pid)}", time.monotonic() - began)
-                        pid = 0
+                        ending, pid = _reap(pid), 0  # its number may be another's from here on
+                        yield Outcome(None, f"the process {ending}", time.monotonic() - began)
                         break
                     yield outcome
                     if outcome.failure and outcome.failure.startswith("no end"):
