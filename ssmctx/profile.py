@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ssmctx import registry
+from ssmctx.entropy.numerics import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.memory import peak_memory
 
@@ -87,16 +88,14 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     parts = {name.rpartition(".")[2]: module for name, module in model.named_modules() if _is_part(name)}
     counter, seen = _Counter(), {key: _Seen() for key in parts}
     handles = [hook for key, module in parts.items() for hook in _watch(module, counter, seen[key], weight.device)]
-    training = model.training
     try:
-        with torch.no_grad(), counter:
-            model.eval()(x)
+        with torch.no_grad(), evaluation_mode(model), counter:
+            model(x)
         for handle in handles:  # a measurement within another would cut it short
             handle.remove()
-        with torch.no_grad(), peak_memory(weight.device) as whole:
+        with torch.no_grad(), evaluation_mode(model), peak_memory(weight.device) as whole:
             model(x)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     steps = {key: module.order.num_steps for key, module in parts.items() if hasattr(module, "order")}

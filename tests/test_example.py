@@ -10,11 +10,13 @@ import pytest
 import torch
 from mambaic.checkpoint import load_model, read_checkpoint, save_checkpoint
 from mambaic.codec import PRESETS, MambaIC, latent_sizes
-from mambaic.errors import CheckpointError, TrainingError
+from mambaic.errors import TrainingError
 from mambaic.files import PictureCodec, compress_file, decompress_file
 from mambaic.images import RandomCrops, find_images, read_image, to_float, write_png
 from mambaic.train import TrainingPlan, train
 from mambaic_full import main
+
+from ssmctx.errors import CheckpointError
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "mambaic_full.py"
 

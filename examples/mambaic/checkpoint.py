@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mambaic.codec import PRESETS, VARIANTS, MambaIC
-from mambaic.errors import CheckpointError
 from ssmctx.entropy.container import write_whole
+from ssmctx.errors import CheckpointError
 
 FORMAT = "ssmctx-mambaic-1"
 

@@ -6,7 +6,6 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from compressai.models import SimpleVAECompressionModel
 from torch import Tensor, nn
 
@@ -14,8 +13,8 @@ from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.foundation import foundation_block
+from ssmctx.layers.transforms import STRIDE, analysis_transform, pad_picture, synthesis_transform
 
-STRIDE = 16  # image pixels per latent cell, along each side
 LATENT_STEPS = 8  # quantisation steps that y spans at the start of training
 HYPER_STRIDE = 4  # latent cells per cell of z
 
@@ -88,24 +87,8 @@ class MambaIC(SimpleVAECompressionModel):
             first = sum(stages[:stage])
             return [foundation_block(made.main, width, p.d_state, r) for r in rates[first : first + stages[stage]]]
 
-        self.g_a = nn.Sequential(
-            nn.Conv2d(3, width, 5, stride=2, padding=2),
-            *blocks(0),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
-            *blocks(1),
-            nn.Conv2d(width, width, 3, stride=2, padding=1),
-            *blocks(2),
-            nn.Conv2d(width, p.M, 3, stride=2, padding=1),
-        )
-        self.g_s = nn.Sequential(
-            nn.ConvTranspose2d(p.M, width, 3, stride=2, padding=1, output_padding=1),
-            *reversed(blocks(2)),
-            nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1),
-            *reversed(blocks(1)),
-            nn.ConvTranspose2d(width, width, 3, stride=2, padding=1, output_padding=1),
-            *reversed(blocks(0)),
-            nn.ConvTranspose2d(width, 3, 5, stride=2, padding=2, output_padding=1),
-        )
+        self.g_a = analysis_transform(width, p.M, blocks)
+        self.g_s = synthesis_transform(width, p.M, blocks)
         self.latent_codec = MambaICEntropyModel(
             p.M,
             hyper_channels=p.hyper_channels,
@@ -133,22 +116,16 @@ class MambaIC(SimpleVAECompressionModel):
 
     def forward(self, x: Tensor) -> dict:
         """Reconstruct x and estimate its rate."""
-        out = super().forward(pad(x))
+        out = super().forward(pad_picture(x))
         return {**out, "x_hat": out["x_hat"][..., : x.shape[2], : x.shape[3]]}
 
     def compress(self, x: Tensor) -> dict:
         """Code x; "strings", "shape" and "y_hat" as `MambaICEntropyModel.compress` gives them."""
-        return super().compress(pad(x))
+        return super().compress(pad_picture(x))
 
     def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
         """The picture (batch, 3, H, W) in [0, 1] that y_hat stands for, cropped to `size` (H, W)."""
         return self.g_s(y_hat).clamp(0, 1)[..., : size[0], : size[1]]
-
-
-def pad(x: Tensor) -> Tensor:
-    """Repeat the last row and column until both sides are multiples of 16."""
-    height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
 
 
 def latent_sizes(height: int, width: int) -> dict[str, tuple[int, int]]:

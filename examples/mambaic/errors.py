@@ -7,9 +7,5 @@ class DataError(SsmctxError, ValueError):
     """A picture or a folder of pictures cannot be used."""
 
 
-class CheckpointError(SsmctxError, ValueError):
-    """A checkpoint cannot be used."""
-
-
 class TrainingError(SsmctxError, RuntimeError):
     """Training cannot go on."""

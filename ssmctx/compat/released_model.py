@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from compressai.models import SimpleVAECompressionModel
 from torch import Tensor, nn
 
@@ -13,11 +12,10 @@ from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.model import MambaICEntropyModel
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.transforms import analysis_transform, pad_picture, synthesis_transform
 from ssmctx.layers.vss import VSSBlock
 
 __all__ = ["ReleasedMambaIC"]
-
-_STRIDE = 16  # image pixels per latent cell, along each side
 
 
 class ReleasedMambaIC(SimpleVAECompressionModel):  # type: ignore[misc]  # compressai carries no types
@@ -70,33 +68,11 @@ class ReleasedMambaIC(SimpleVAECompressionModel):  # type: ignore[misc]  # compr
         *stages, hyper_depth = depths
         width = 2 * N
 
-        def blocks(depth: int) -> list[nn.Module]:
-            return [VSSBlock(width, d_state) for _ in range(depth)]
+        def blocks(stage: int) -> list[nn.Module]:
+            return [VSSBlock(width, d_state) for _ in range(stages[stage])]
 
-        def down(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
-            return nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
-
-        def up(inputs: int, outputs: int, kernel: int = 3) -> nn.ConvTranspose2d:
-            return nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, output_padding=1)
-
-        self.g_a = nn.Sequential(
-            down(3, width, 5),
-            *blocks(stages[0]),
-            down(width, width),
-            *blocks(stages[1]),
-            down(width, width),
-            *blocks(stages[2]),
-            down(width, M),
-        )
-        self.g_s = nn.Sequential(
-            up(M, width),
-            *blocks(stages[2]),
-            up(width, width),
-            *blocks(stages[1]),
-            up(width, width),
-            *blocks(stages[0]),
-            up(width, 3, 5),
-        )
+        self.g_a = analysis_transform(width, M, blocks)
+        self.g_s = synthesis_transform(width, M, blocks)
         self.latent_codec = MambaICEntropyModel(
             M,
             hyper_channels=hyper_channels,
@@ -124,4 +100,4 @@ class ReleasedMambaIC(SimpleVAECompressionModel):  # type: ignore[misc]  # compr
 
 def _pad(x: Tensor) -> Tensor:
     check_picture("ReleasedMambaIC", x, 3)
-    return F.pad(x, (0, -x.shape[3] % _STRIDE, 0, -x.shape[2] % _STRIDE), mode="replicate")
+    return pad_picture(x)

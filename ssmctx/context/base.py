@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ssmctx.context.order import CodingOrder
@@ -62,6 +63,16 @@ class ContextModel(nn.Module):
             The corrected slice (batch, channels of the slice, H, W), or None, the default, to leave it.
         """
         return None
+
+    def coded_anchors(self, step: int, y_hat: Tensor) -> Tensor:
+        """What is coded of the step's own slice: its anchors, (batch, m, H, W), zero elsewhere, all zero for anchors.
+
+        Selected, not multiplied, so that even a NaN in what is not coded yet does not enter.
+        """
+        current = y_hat[:, self.order.channels(step)]
+        if self.order.is_anchor(step):
+            return torch.zeros_like(current)
+        return current.where(self.order.positions(step - 1, (y_hat.shape[2], y_hat.shape[3]), y_hat.device), 0)
 
     def check_inputs(self, y_hat: Tensor, side: Tensor) -> None:
         """Raise ShapeError unless y_hat is (batch, M, H, W) and side (batch, 2M, H, W) of the same picture."""

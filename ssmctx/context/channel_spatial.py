@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
-from ssmctx.context.order import CodingOrder
+from ssmctx.context.order import CodingOrder, even_slices
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 from ssmctx.layers.foundation import foundation_block
@@ -74,11 +74,7 @@ class ChannelSpatialContext(ContextModel):
     ) -> None:
         check_positive("ChannelSpatialContext", M=M, num_slices=num_slices)
         if slices is None:
-            if M % num_slices:
-                raise ArgumentError(
-                    f"ChannelSpatialContext: M must be a multiple of num_slices, got M={M}, num_slices={num_slices}"
-                )
-            slices = [M // num_slices] * num_slices
+            slices = even_slices("ChannelSpatialContext", M, num_slices)
         elif sum(slices) != M:
             raise ArgumentError(f"ChannelSpatialContext: slices must add up to M={M}, got {list(slices)}")
         super().__init__(CodingOrder(slices, passes=2 if spatial else 1))
@@ -120,10 +116,8 @@ class ChannelSpatialContext(ContextModel):
         return feature
 
     def _spatial_feature(self, step: int, y_hat: Tensor) -> Tensor:
-        current = y_hat[:, self.order.channels(step)]
+        anchors = self.coded_anchors(step, y_hat)
         if self.order.is_anchor(step):
-            batch, m, height, width = current.shape
-            return current.new_zeros(batch, 2 * m, height, width)
-        anchors = self.order.positions(step - 1, (y_hat.shape[2], y_hat.shape[3]), y_hat.device)
-        feature: Tensor = self.spatial[self.order.slice_index(step)](current.where(anchors, 0))
+            return torch.cat([anchors, anchors], dim=1)
+        feature: Tensor = self.spatial[self.order.slice_index(step)](anchors)
         return feature

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError
 
-__all__ = ["CodingOrder"]
+__all__ = ["CodingOrder", "even_slices"]
+
+
+def even_slices(owner: str, M: int, num_slices: int) -> list[int]:
+    """Widths of slices of equal width.
+
+    Raises:
+        ArgumentError: M is no multiple of num_slices.
+    """
+    if M % num_slices:
+        raise ArgumentError(f"{owner}: M must be a multiple of num_slices, got M={M}, num_slices={num_slices}")
+    return [M // num_slices] * num_slices
 
 
 class CodingOrder:

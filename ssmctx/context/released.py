@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
-from ssmctx.context.order import CodingOrder
-from ssmctx.errors import ArgumentError
+from ssmctx.context.order import CodingOrder, even_slices
 from ssmctx.layers.checkerboard import CheckerboardConv2d
 from ssmctx.layers.checks import check_positive
 from ssmctx.layers.gated_attention import GatedAttention
@@ -72,12 +71,9 @@ class ReleasedContext(ContextModel):
 
     def __init__(self, M: int = 320, num_slices: int = 5, d_state: int = 16, scan_backend: str = "auto") -> None:
         check_positive("ReleasedContext", M=M, num_slices=num_slices, d_state=d_state)
-        if M % num_slices:
-            raise ArgumentError(
-                f"ReleasedContext: M must be a multiple of num_slices, got M={M}, num_slices={num_slices}"
-            )
-        m = M // num_slices
-        super().__init__(CodingOrder([m] * num_slices))
+        widths = even_slices("ReleasedContext", M, num_slices)
+        super().__init__(CodingOrder(widths))
+        m = widths[0]
         slices = range(num_slices)
 
         def joint(channels: int) -> nn.Sequential:
@@ -101,12 +97,8 @@ class ReleasedContext(ContextModel):
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
         memo = self._supports(k, y_hat, side, memo)
-        current = y_hat[:, self.order.channels(step)]
-        if self.order.is_anchor(step):
-            spatial = torch.cat([torch.zeros_like(current)] * 2, dim=1)
-        else:
-            anchors = self.order.positions(step - 1, (y_hat.shape[2], y_hat.shape[3]), y_hat.device)
-            spatial = self.anchors[k](current.where(anchors, 0))
+        anchors = self.coded_anchors(step, y_hat)
+        spatial = torch.cat([anchors, anchors], dim=1) if self.order.is_anchor(step) else self.anchors[k](anchors)
         mean, scale = self.joint[k](torch.cat([spatial, *memo["support"]], dim=1)).chunk(2, dim=1)
         return self.mean_head[k](mean), self.scale_head[k](scale)
 

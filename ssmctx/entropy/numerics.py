@@ -12,7 +12,31 @@ from ssmctx.errors import ArgumentError
 from ssmctx.layers.vss import SS2D
 from ssmctx.scan.backend import resolve
 
-__all__ = ["coding_numerics", "scan_backend"]
+__all__ = ["coding_numerics", "evaluation_mode", "scan_backend"]
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the while; afterwards every submodule is in the mode that it was in.
+
+    Example:
+        >>> import torch
+        >>> from ssmctx.entropy.numerics import evaluation_mode
+        >>> layers = torch.nn.Sequential(torch.nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5))
+        >>> with evaluation_mode(layers):
+        ...     [m.training for m in layers]
+        [False, False]
+        >>> [m.training for m in layers]
+        [False, True]
+    """
+    training = [m for m in module.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        yield
+    finally:
+        for m in training:
+            m.training = True
 
 
 @contextmanager
@@ -41,12 +65,11 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         raise ArgumentError(
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
-    training = [m for m in module.modules() if m.training]
     precision = torch.get_float32_matmul_precision()
-    module.eval()
     torch.set_float32_matmul_precision("highest")
     try:
         with (
+            evaluation_mode(module),
             torch.autocast("cpu", enabled=False),
             torch.autocast("cuda", enabled=False),
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
@@ -54,8 +77,6 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
-        for m in training:
-            m.training = True
 
 
 def scan_backend(module: nn.Module) -> str:

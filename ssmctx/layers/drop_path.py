@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["drop_path"]
+from ssmctx.errors import ArgumentError
+
+__all__ = ["check_drop_path", "drop_path"]
+
+
+def check_drop_path(owner: str, probability: float) -> None:
+    """Raise ArgumentError unless the probability is in [0, 1)."""
+    if not 0 <= probability < 1:
+        raise ArgumentError(f"{owner}: drop_path must lie in [0, 1), got {probability!r}")
 
 
 def drop_path(branch: Tensor, probability: float, training: bool) -> Tensor:

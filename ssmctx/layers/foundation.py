@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ssmctx.layers.checks import check_picture, check_positive
-from ssmctx.layers.drop_path import drop_path
+from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.layers.window_attention import WindowLocalAttention
 from ssmctx.registry import blocks
 
@@ -61,6 +61,7 @@ class ConvBlock(nn.Module):
     def __init__(self, dim: int, drop_path: float = 0.0) -> None:
         super().__init__()
         check_positive("ConvBlock", dim=dim)
+        check_drop_path("ConvBlock", drop_path)
         self.dim, self.drop_path = dim, drop_path
         self.branch = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.GELU(), nn.Conv2d(dim, dim, 3, padding=1))
 
@@ -71,13 +72,16 @@ class ConvBlock(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    r"""Window attention and a two-layer perceptron, each with a residual: the transformer of the comparisons.
+    r"""Window attention and a two-layer perceptron, each behind a LayerNorm and with a residual.
 
     $$ x' = \mathrm{WLA}(x), \quad x' + W_2\,\mathrm{GELU}(W_1\,\mathrm{LN}(x')) $$
 
     Args:
         dim: channels of the picture.
         window_size: side of a window, in positions.
+        num_heads: heads; None makes them as wide as possible up to 32 channels.
+        shift: moves the window grid by half a window.
+        expand: width of the perceptron in units of dim.
         drop_path: probability that training drops both branches of a sample.
 
     Shape:
@@ -87,8 +91,9 @@ class TransformerBlock(nn.Module):
         ShapeError: x has another number of channels, or an empty side.
 
     Source:
-        MambaIC tables 3 and A2, which name no more than "transformer"; Swin (Liu et al., 2021), with a perceptron of
-        twice the width.
+        Swin (Liu et al., 2021); the transformer of MambaIC's tables 3 and A2, which name no more than that. A shifted
+        grid whose border windows are padded and masked is the same sum as rolling the picture and masking what wrapped
+        round.
 
     Example:
         >>> import torch
@@ -97,12 +102,22 @@ class TransformerBlock(nn.Module):
         torch.Size([1, 8, 5, 17])
     """
 
-    def __init__(self, dim: int, window_size: int = 8, drop_path: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        window_size: int = 8,
+        num_heads: int | None = None,
+        shift: bool = False,
+        expand: int = 2,
+        drop_path: float = 0.0,
+    ) -> None:
         super().__init__()
+        check_positive("TransformerBlock", dim=dim, expand=expand)
+        check_drop_path("TransformerBlock", drop_path)
         self.drop_path = drop_path
-        self.attention = WindowLocalAttention(dim, window_size)
+        self.attention = WindowLocalAttention(dim, window_size, num_heads, shift)
         self.norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.mlp = nn.Sequential(nn.Linear(dim, expand * dim), nn.GELU(), nn.Linear(expand * dim, dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (batch, dim, H, W)."""

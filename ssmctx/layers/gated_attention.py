@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
-from ssmctx.layers.window_attention import WindowLocalAttention
+from ssmctx.layers.foundation import TransformerBlock
 
-__all__ = ["GatedAttention", "ResidualUnit", "WindowBlock"]
+__all__ = ["GatedAttention", "ResidualUnit"]
 
 _HEAD_WIDTH = 16
 
@@ -57,48 +57,6 @@ class ResidualUnit(nn.Module):
         return torch.relu(x + self.branch(x))
 
 
-class WindowBlock(nn.Module):
-    r"""Window attention and a four times wider perceptron, each behind a LayerNorm and with a residual.
-
-    $$ x' = \mathrm{WLA}(x), \quad x' + W_2\,\mathrm{GELU}(W_1\,\mathrm{LN}(x')) $$
-
-    Args:
-        dim: channels of the picture, a multiple of num_heads.
-        window_size: side of a window, in positions.
-        num_heads: heads; None makes them as wide as possible up to 32 channels.
-        shift: moves the window grid by half a window.
-
-    Shape:
-        (batch, dim, H, W) to the same, any H and W of at least 1.
-
-    Raises:
-        ShapeError: x has another number of channels, or an empty side.
-        ArgumentError: dim is no multiple of num_heads, or a size is below 1.
-
-    Source:
-        Swin (Liu et al., 2021). A shifted grid whose border windows are padded and masked is the same sum as rolling
-        the picture and masking what wrapped round.
-
-    Example:
-        >>> import torch
-        >>> from ssmctx.layers.gated_attention import WindowBlock
-        >>> WindowBlock(32, shift=True)(torch.randn(1, 32, 3, 17)).shape
-        torch.Size([1, 32, 3, 17])
-    """
-
-    def __init__(self, dim: int, window_size: int = 8, num_heads: int | None = None, shift: bool = False) -> None:
-        super().__init__()
-        self.attention = WindowLocalAttention(dim, window_size, num_heads, shift)
-        self.norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block to x, (batch, dim, H, W)."""
-        x = self.attention(x)
-        y: Tensor = x + self.mlp(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return y
-
-
 class GatedAttention(nn.Module):
     r"""A trunk of residual units times a gate that sees windows, between two 1x1 convolutions.
 
@@ -139,7 +97,9 @@ class GatedAttention(nn.Module):
         self.dim = dim
         self.in_conv = nn.Conv2d(dim, width, 1)
         self.trunk = nn.Sequential(*(ResidualUnit(width) for _ in range(3)))
-        self.windows = nn.Sequential(*(WindowBlock(width, window_size, heads, shift) for shift in (False, True)))
+        self.windows = nn.Sequential(
+            *(TransformerBlock(width, window_size, heads, shift, expand=4) for shift in (False, True))
+        )
         self.gate = nn.Sequential(*(ResidualUnit(width) for _ in range(3)), nn.Conv2d(width, width, 1))
         self.out_conv = nn.Conv2d(width, dim, 1)
 

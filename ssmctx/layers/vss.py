@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
-from ssmctx.layers.drop_path import drop_path
+from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.scan.backend import load
 from ssmctx.scan.directions import DIRECTIONS
 from ssmctx.scan.operator import scan
@@ -114,8 +113,7 @@ class VSSBlock(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("VSSBlock", dim=dim, d_state=d_state, expand=expand)
-        if not 0 <= drop_path < 1:
-            raise ArgumentError(f"VSSBlock: drop_path must lie in [0, 1), got {drop_path!r}")
+        check_drop_path("VSSBlock", drop_path)
         d_inner = expand * dim
         self.dim, self.drop_path = dim, drop_path
         self.norm = nn.LayerNorm(dim)

@@ -12,14 +12,19 @@ from ssmctx.scan.backend import Backend
 from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.threads import share_out
 
-__all__ = ["backend", "backward", "forward"]
+__all__ = ["MAX_STATES", "backend", "backward", "forward"]
+
+MAX_STATES = 64
+"""Largest N; here because the kernels load numba."""
 
 _FEW_TASKS = 8
 
 
 def backend() -> Backend:
     """The `cpu` backend."""
-    return Backend("cpu", unavailable, forward, backward, devices=("cpu",), dtypes=(torch.float32,), max_states=64)
+    return Backend(
+        "cpu", unavailable, forward, backward, devices=("cpu",), dtypes=(torch.float32,), max_states=MAX_STATES
+    )
 
 
 def unavailable() -> str | None:

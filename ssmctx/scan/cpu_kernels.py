@@ -13,12 +13,12 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ssmctx.scan.cpu import MAX_STATES
+
 __all__ = ["LANES", "LOG2E", "scan_backward", "scan_forward"]
 
 LANES = 64
 """Channels in a block. It sets the order in which gradients of B and C are summed, so it is fixed."""
-
-MAX_STATES = 64
 
 CHUNK = 16
 """Positions whose states the backward pass holds at a time."""

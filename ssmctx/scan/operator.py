@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,75 +15,61 @@ from ssmctx.scan.inputs import ScanInputs
 __all__ = ["scan"]
 
 
-def _backend(name: str, u: Tensor, A: Tensor) -> Backend:
+_ARGUMENTS = (
+    "Tensor u, Tensor dt_raw, Tensor A, Tensor B, Tensor C, Tensor D, Tensor dt_bias, Tensor h0, "
+    "str directions, bool softplus, str backend"
+)
+_TENSORS = 8
+
+
+def _backend(arguments: Sequence[Any]) -> Backend:
+    u, _, A, *_, name = arguments
     return resolve(name, u.device, u.dtype, A.shape[-1])
 
 
-def _inputs(tensors: Sequence[Tensor], directions: str, softplus: bool) -> ScanInputs:
+def _inputs(arguments: Sequence[Any]) -> ScanInputs:
+    *tensors, directions, softplus, _ = arguments
     return ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
 
 
-@torch.library.custom_op("ssmctx::scan", mutates_args=())
-def _scan(
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: str,
-    softplus: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    inputs = _inputs((u, dt_raw, A, B, C, D, dt_bias, h0), directions, softplus)
-    return _backend(backend, u, A).forward(inputs)
+@torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
+def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _backend(arguments).forward(_inputs(arguments))
 
 
-@torch.library.custom_op("ssmctx::scan_backward", mutates_args=())
-def _scan_backward(
-    dv: Tensor,
-    dlast: Tensor,
-    u: Tensor,
-    dt_raw: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    dt_bias: Tensor,
-    h0: Tensor,
-    directions: str,
-    softplus: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    chosen = _backend(backend, u, A)
-    assert chosen.backward is not None  # `_keep` saw to it
-    inputs = _inputs((u, dt_raw, A, B, C, D, dt_bias, h0), directions, softplus)
-    du, draw, dA, dB, dC, dD, dbias, dh0 = chosen.backward(dv.contiguous(), dlast.contiguous(), inputs)
-    return du, draw, dA, dB, dC, dD, dbias, dh0
+@torch.library.custom_op(
+    "ssmctx::scan_backward",
+    mutates_args=(),
+    schema=f"(Tensor dv, Tensor dlast, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _TENSORS)})",
+)
+def _scan_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return _backward_of(_backend(arguments))(dv.contiguous(), dlast.contiguous(), _inputs(arguments))
+
+
+def _backward_of(backend: Backend) -> Callable[[Tensor, Tensor, ScanInputs], tuple[Tensor, ...]]:
+    if backend.backward is None:  # only compiled code comes here with one: `scan` calls it directly
+        raise BackendUnavailableError(
+            f"scan backend {backend.name!r} is differentiated by autograd, which torch.compile cannot do here; "
+            "choose 'auto'"
+        )
+    return backend.backward
 
 
 @_scan.register_fake
-def _(
-    u: Tensor, dt_raw: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, dt_bias: Tensor, h0: Tensor, *_: Any
-) -> Any:
+def _(u: Tensor, *rest: Any) -> Any:
+    h0 = rest[_TENSORS - 2]
     return u.new_empty(u.shape), h0.new_empty(h0.shape)
 
 
 @_scan_backward.register_fake
-def _(dv: Tensor, dlast: Tensor, *rest: Any) -> Any:
-    return tuple(x.new_empty(x.shape) for x in rest[:8])
+def _(dv: Tensor, dlast: Tensor, *arguments: Any) -> Any:
+    return tuple(x.new_empty(x.shape) for x in arguments[:_TENSORS])
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    u, A, name = inputs[0], inputs[2], inputs[-1]
-    if _backend(name, u, A).backward is None:  # only compiled code comes here with one
-        raise BackendUnavailableError(
-            f"scan backend {name!r} is differentiated by autograd, which torch.compile cannot do here; choose 'auto'"
-        )
-    ctx.save_for_backward(*inputs[:8])
-    ctx.options = inputs[8:]
+    _backward_of(_backend(inputs))
+    ctx.save_for_backward(*inputs[:_TENSORS])
+    ctx.options = inputs[_TENSORS:]
 
 
 def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ssmctx.entropy.gaussian import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
+from ssmctx.entropy.numerics import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.testing.broken import LawBroken, attempt, difference
 
@@ -35,8 +37,6 @@ __all__ = [
     "update_tables",
     "with_streams",
 ]
-
-_SCALE_MIN, _SCALE_MAX, _SCALE_LEVELS = 0.11, 256.0, 64
 
 
 @dataclass(frozen=True)
@@ -59,16 +59,8 @@ class Coded:
 @contextmanager
 def evaluating(codec: object) -> Iterator[None]:
     """Evaluation mode without gradients for the while; the modes of all submodules come back."""
-    modules = list(codec.modules()) if isinstance(codec, nn.Module) else []
-    training = [m for m in modules if m.training]
-    for m in modules:
-        m.training = False
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True
+    with torch.no_grad(), evaluation_mode(codec) if isinstance(codec, nn.Module) else nullcontext():
+        yield
 
 
 def estimate(codec: Any, x: Tensor, law: str) -> Mapping[str, Any]:
@@ -191,7 +183,7 @@ def update_tables(codec: Any) -> None:
     A bare latent codec of CompressAI has no `update`; its entropy models get what `CompressionModel.update` gives.
     """
     if callable(getattr(codec, "update_scale_table", None)):
-        levels = torch.linspace(math.log(_SCALE_MIN), math.log(_SCALE_MAX), _SCALE_LEVELS)
+        levels = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS)
         codec.update_scale_table(levels.exp().tolist(), force=True)
     elif callable(getattr(codec, "update", None)) and not isinstance(codec, (nn.ModuleDict, nn.ParameterDict)):
         codec.update(force=True)
