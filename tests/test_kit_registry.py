@@ -10,21 +10,20 @@ from gallery.one_thread import one_thread  # noqa: F401 - applies to every test 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmctx import ChannelSpatialContext, CodingOrder, registry
+from ssmctx import ChannelSpatialContext, registry
 from ssmctx.errors import BackendUnavailableError, StreamError
 from ssmctx.scan.backend import load
 from ssmctx.testing import (
     Latent,
     LawBroken,
     assert_causal,
-    assert_partition,
     assert_rejects_corruption,
     assert_round_trip,
     assert_scan_equal,
     update_tables,
 )
 from ssmctx.testing.registered import M, make_small, registered_checks
-from ssmctx.testing.strategies import corruptions, latents, law_settings, scan_cases, seeds, sizes, slicings
+from ssmctx.testing.strategies import corruptions, latents, law_settings, scan_cases, seeds, sizes
 
 CHECKS = list(registered_checks())
 MODELS = registry.entropy_models.names()
@@ -90,12 +89,6 @@ def test_a_component_registered_later_is_judged(monkeypatch, kind, component, la
     finally:
         load.cache_clear()
     assert caught.value.law == law
-
-
-@law_settings()
-@given(slicing=slicings(), size=sizes(9))
-def test_the_masks_of_any_order_partition_the_latent(slicing, size):
-    assert_partition(CodingOrder(slicing), size)
 
 
 @law_settings()
