@@ -166,9 +166,12 @@ class Engine:
 def _accelerator(plan: TrainingPlan) -> Accelerator:
     handlers = [DistributedDataParallelKwargs(broadcast_buffers=False), GradScalerKwargs(init_scale=_FIRST_SCALE)]
     try:
-        return Accelerator(mixed_precision=plan.precision, cpu=plan.cpu, kwargs_handlers=handlers)
+        accelerator = Accelerator(mixed_precision=plan.precision, cpu=plan.cpu, kwargs_handlers=handlers)
     except ValueError as error:
         raise ArgumentError(f"cannot train in precision {plan.precision!r} here ({error}): choose another") from None
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it for "no"
+        raise ArgumentError("precision 'fp16' needs a GPU, and this trains on a CPU: choose bf16 or no")
+    return accelerator
 
 
 def _noise_seed(*place: int) -> int:

@@ -104,7 +104,7 @@ class Log:
         text = f"step {self.run.step}/{self.run.total}{self._shown}, ETA {self._eta(now)}"
         self._bar.set_description_str(text, refresh=False)
         self._bar.update(self.run.progress - self._bar.n)
-        if self._bar.disable and now >= self._line_at:
+        if self._bar.disable and (now >= self._line_at or self.run.progress == 1):
             self.say(text)
             self._line_at = now + LINE_SECONDS
 

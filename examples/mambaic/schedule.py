@@ -9,9 +9,7 @@ SCHEDULES = ("constant", "milestones", "cosine")
 _COSINE_END = 0.01  # of the full rate
 
 
-def rate_factor(
-    schedule: str, step: int, progress: float, warmup: int = 0, milestones: Sequence[float] = ()
-) -> float:
+def rate_factor(schedule: str, step: int, progress: float, warmup: int = 0, milestones: Sequence[float] = ()) -> float:
     """What the learning rate is multiplied by.
 
     A linear rise over the first `warmup` steps, times: 1 ("constant"); a tenth for every milestone passed

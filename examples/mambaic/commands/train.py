@@ -27,8 +27,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="tiny", help="size of the codec: tiny, small or full (the paper's)")
     add("--variant", default="mambaic", help="what the codec is made of; an unknown name lists them all")
     add("--metric", default="mse", help="distortion: mse or ms-ssim")
-    add("--lmbda", "--lambda", type=positive, nargs="+", help="weight of distortion against rate (default: 0.0067)", metavar="L")
-    add("--quality", type=count, nargs="+", help="choose lambdas by number instead, 1 (smallest files) to 6", metavar="Q")
+    add(
+        "--lmbda",
+        "--lambda",
+        type=positive,
+        nargs="+",
+        help="weight of distortion against rate (default: 0.0067)",
+        metavar="L",
+    )
+    add(
+        "--quality",
+        type=count,
+        nargs="+",
+        help="choose lambdas by number instead, 1 (smallest files) to 6",
+        metavar="Q",
+    )
     add("--chain", action="store_true", help="of several, start each from the weights of the one before")
 
     add = parser.add_argument_group("how long").add_argument
