@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from compressai.losses import RateDistortionLoss
 from hypothesis import given
@@ -90,6 +91,9 @@ def test_every_weight_has_a_gradient_in_every_variant(variant):
 def test_bfloat16(plan, monkeypatch):
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})  # one precision a program, says accelerate
     plan.precision = "bf16"
+    with pytest.raises(ArgumentError, match="bf16 on a CPU needs crops of at least 33 pixels, got 32"):
+        train(plan)
+    plan.crop = 64
     engine = Engine(plan)
     seen = []
     engine.model.g_a[0].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
@@ -106,14 +110,15 @@ def test_float16_scales_its_losses_and_lowers_the_scale_after_an_overflow(plan, 
     """On a CPU accelerate has no fp16; its path is taken here with float32 numbers and a scaler of torch's."""
 
     def scaled() -> Engine:
+        monkeypatch.setattr(AcceleratorState, "_shared_state", {})
         engine = Engine(plan)
-        engine.accelerator.native_amp = True
-        engine.accelerator.scaler = engine.net.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+        engine.accelerator.state._mixed_precision, engine.accelerator.native_amp = "fp16", True
+        engine.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
+        engine.net = AcceleratedOptimizer(engine.net.optimizer, scaler=engine.accelerator.scaler)
         return engine
 
     monkeypatch.setattr(AcceleratorState, "_shared_state", {})
     plain = Engine(plan).step(crops(plan), 0, 1.0, list)
-    AcceleratorState()._mixed_precision = "fp16"
     engine = scaled()
     measured = engine.step(crops(plan), 0, 1.0, list)
     assert measured.norm == pytest.approx(plain.norm, rel=1e-5)

@@ -28,6 +28,9 @@ from mambaic.plan import TrainingPlan
 from ssmctx.errors import ArgumentError
 
 _FIRST_SCALE = 2.0**12  # of fp16 losses; from 2^16 on, the first steps of every run would overflow
+# h_a's last convolution must see more than one cell: PyTorch 2.14's bfloat16 weight gradient of a strided convolution
+# over a single cell is memory that nobody filled
+_BF16_CPU_CROP = 33
 
 
 class Point(NamedTuple):
@@ -171,6 +174,8 @@ def _accelerator(plan: TrainingPlan) -> Accelerator:
         raise ArgumentError(f"cannot train in precision {plan.precision!r} here ({error}): choose another") from None
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # accelerate takes it for "no"
         raise ArgumentError("precision 'fp16' needs a GPU, and this trains on a CPU: choose bf16 or no")
+    if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu" and plan.crop < _BF16_CPU_CROP:
+        raise ArgumentError(f"bf16 on a CPU needs crops of at least {_BF16_CPU_CROP} pixels, got {plan.crop}")
     return accelerator
 
 
