@@ -9,3 +9,14 @@ class DataError(SsmctxError, ValueError):
 
 class TrainingError(SsmctxError, RuntimeError):
     """Training cannot go on."""
+
+
+class Stopped(KeyboardInterrupt):
+    """Training was asked to stop, by Ctrl-C or a signal, and has written its checkpoint.
+
+    A KeyboardInterrupt, so that what runs several trainings stops as a whole.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
