@@ -9,3 +9,11 @@ class DataError(SsmctxError, ValueError):
 
 class TrainingError(SsmctxError, RuntimeError):
     """Training cannot go on."""
+
+
+class CurveError(SsmctxError, ValueError):
+    """A rate-distortion curve cannot be read, or cannot be compared with another."""
+
+
+class EvaluationError(SsmctxError, RuntimeError):
+    """An evaluation cannot go on."""
