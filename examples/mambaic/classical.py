@@ -36,7 +36,7 @@ class Classical:
 CODECS = {
     "jpeg": Classical("JPEG", "jpg", (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), {"optimize": True}),
     "webp": Classical("WebP", "webp", (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), {"method": 6}),
-    "avif": Classical("AVIF", "avif", (10, 20, 30, 40, 50, 60, 70, 80, 90), {"speed": 4, "subsampling": "4:4:4"}),
+    "avif": Classical("AVIF", "avif", (10, 20, 30, 40, 50, 60, 70, 80), {"speed": 6, "subsampling": "4:4:4"}),
 }
 """Lossy modes at their best settings within reason; WebP knows 4:2:0 only, JPEG keeps its usual 4:2:0."""
 
