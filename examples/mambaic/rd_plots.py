@@ -48,8 +48,7 @@ def plot_rd(
             linestyle=line,
             linewidth=1.2,
             markersize=4,
-            label=reference.name
-            + (" (read off a figure)" if reference.meta.get("kind") == "read off a figure" else ""),
+            label=reference.name + (", read off a figure" if reference.meta.get("kind") == "read off a figure" else ""),
         )
     for curve, colour, marker in zip(curves, cycle(OURS), cycle(MARKERS), strict=False):
         axis.plot(
