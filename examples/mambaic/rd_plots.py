@@ -120,17 +120,13 @@ def plot_sizes(curves: Sequence[Curve], anchors: Sequence[Curve], metric: str, p
         axis.plot(megapixels, rates, color=colour, marker=marker, linestyle=style, markersize=6, label=name)
     axis.axhline(0, color="0.4", linewidth=1)
     axis.annotate(anchors[0].name, (1, 0), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="0.3")
-    data = {anchor.meta.get("dataset"): _pixels(anchor) / 1e6 for anchor in anchors}
-    for label, size in data.items():
-        if label and len(data) > 1:
-            axis.axvline(size, color="0.9", linewidth=1, zorder=0)
     axis.set_xscale("log")
-    sizes = sorted({_pixels(curve) / 1e6 for curve in curves})
-    axis.set_xticks(sizes, [f"{size:.2g}" for size in sizes])
+    sizes = {_pixels(anchor) / 1e6: str(anchor.meta.get("dataset", "")) for anchor in anchors}
+    axis.set_xticks(list(sizes), [f"{size:.2g}\n{dataset}".rstrip() for size, dataset in sizes.items()])
     axis.minorticks_off()
     axis.set(xlabel="Picture size (megapixels)", ylabel=f"BD-rate by {metric.upper()} (%), less is better")
-    axis.grid(alpha=0.3, axis="y")
-    axis.legend(fontsize=9, handlelength=3)
+    axis.grid(alpha=0.3)
+    figure.legend(fontsize=9, handlelength=3, loc="outside right upper")
     save_figure(figure, path)
 
 
