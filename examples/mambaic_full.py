@@ -3,6 +3,9 @@
 python examples/mambaic_full.py demo
 python examples/mambaic_full.py train --data photos/ --preset tiny --out tiny.pt
 python examples/mambaic_full.py eval --data kodak/ --checkpoint tiny.pt --json kodak.json
+python examples/mambaic_full.py plot kodak.json --out rd.png
+python examples/mambaic_full.py bdrate mambaic elic --anchor vtm
+python examples/mambaic_full.py explain photo.png --checkpoint tiny.pt
 python examples/mambaic_full.py compress photo.png photo.sic --checkpoint tiny.pt
 python examples/mambaic_full.py decompress photo.sic photo.png --checkpoint tiny.pt
 """
@@ -14,11 +17,37 @@ import os
 import signal
 import sys
 
-from mambaic.commands import compress, decompress, demo, evaluate, train
+from mambaic.commands import (
+    ablate,
+    bdrate,
+    classical,
+    compress,
+    decompress,
+    demo,
+    evaluate,
+    explain,
+    latency,
+    plot,
+    plot_sizes,
+    train,
+)
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
-COMMANDS = (train, evaluate, compress, decompress, demo)
+COMMANDS = (
+    train,
+    evaluate,
+    compress,
+    decompress,
+    demo,
+    classical,
+    bdrate,
+    plot,
+    plot_sizes,
+    latency,
+    ablate,
+    explain,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

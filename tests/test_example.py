@@ -1,6 +1,5 @@
 """The example as its users run it: every sub-command, every size, every bad input. Training has files of its own."""
 
-import json
 import re
 import subprocess
 import sys
@@ -67,18 +66,6 @@ def test_kodak_files_decode_exactly(codec, shared, tmp_path):
         compress_file(codec, path, tmp_path / "k.sic", tmp_path / "own.png")
         decompress_file(codec, tmp_path / "k.sic", tmp_path / "k.png")
         assert torch.equal(read_image(tmp_path / "k.png"), read_image(tmp_path / "own.png"))
-
-
-def test_eval_reports_files_on_disk(checkpoint, photos, tmp_path, capsys):
-    assert run("eval", "--data", photos, "--checkpoint", checkpoint, "--json", tmp_path / "eval.json") == 0
-    result = json.loads((tmp_path / "eval.json").read_text())
-    assert [image["name"] for image in result["images"]] == [f"nested/{i}.png" for i in range(4)] + ["small.png"]
-    for image in result["images"]:
-        assert image["bpp"] == 8 * image["bytes"] / (image["width"] * image["height"])
-        assert image["psnr"] > 5
-        assert image["ms_ssim_db"] is None
-    assert result["mean"]["bytes"] == sum(image["bytes"] for image in result["images"]) / 5
-    assert "mean" in capsys.readouterr().out
 
 
 # --- the codec

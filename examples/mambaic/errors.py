@@ -20,3 +20,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, message: str, signal: int) -> None:
         super().__init__(message)
         self.signal = signal
+
+
+class CurveError(SsmctxError, ValueError):
+    """A rate-distortion curve cannot be read, or cannot be compared with another."""
+
+
+class EvaluationError(SsmctxError, RuntimeError):
+    """An evaluation cannot go on."""
