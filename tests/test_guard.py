@@ -99,6 +99,18 @@ def test_every_flipped_bit_is_an_error_or_another_checksum_of_z():
         assert guard.checksums[0] != 7
 
 
+@pytest.mark.parametrize("doublings", [18, 63, 255])
+def test_groups_have_at_most_17_doublings(doublings):
+    """So that no group's size overflows."""
+    plain = bytearray.fromhex(PLAIN)
+    plain[7] = doublings
+    with pytest.raises(CorruptStreamError, match="the guard ends within its shifts: it was cut or is damaged"):
+        Guard.from_bytes(folded(bytes(plain)), 9000, 1)
+    nothing = np.zeros(0, np.int64)
+    largest = Guard(2.0**-14, (1, 2), 17, np.array([5], np.uint8), nothing, nothing.astype(bool))
+    assert Guard.from_bytes(largest.to_bytes(9000), 9000, 1).doublings == 17
+
+
 def flips(data: bytes) -> list[bytes]:
     whole, bits = int.from_bytes(data, "big"), range(8 * len(data))
     return [(whole ^ 1 << bit).to_bytes(len(data), "big") for bit in bits]
