@@ -19,6 +19,7 @@ import importlib.machinery
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -135,7 +136,8 @@ def run_tests(file: str, source: str | None, seconds: float) -> tuple[str, float
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     if os.WIFSIGNALED(status):
-        return ("killed, out of time" if took > seconds else "killed, crash"), took
+        timed_out = os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+        return ("killed, out of time" if timed_out else "killed, crash"), took
     code = os.WEXITSTATUS(status)
     if code in (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.NO_TESTS_COLLECTED):
         raise SystemExit(f"pytest found no tests: {TESTS[file]}")

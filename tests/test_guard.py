@@ -199,6 +199,17 @@ def test_a_codec_tells_every_flipped_bit_of_the_guard(monkeypatch, band):
             MODEL.decompress([y, z, [flipped]], coded["shape"])
 
 
+def test_the_step_that_does_not_fit_is_named():
+    coded = MODEL.compress(latent(0, 1, M, 5, 4))
+    y, z, [guard] = coded["strings"]
+    for step in range(2 * SLICES):
+        plain = bytearray(folded(guard))
+        plain[5 + 2 * step] ^= 1  # the step's own checksum
+        first = 2 * (step // 2)
+        with pytest.raises(DecodeMismatchError, match=f"step {step}, channels {first} to {first + 1}, decodes"):
+            MODEL.decompress([y, z, [folded(bytes(plain))]], coded["shape"])
+
+
 def test_a_guard_of_width_zero_still_tells():
     model = entropy_model()
     model.guard_band = 0.0
