@@ -75,7 +75,11 @@ def test_table_a1_widths():
     assert [f[1].weight.shape for f in layers.channel] == [(128, 64 * k, 3, 3) for k in range(1, 5)]
     assert [f[1].weight.shape for f in layers.spatial] == [(128, 64, 3, 3)] * 5
     assert [h[0].dim for h in layers.head] == [128 + 128 + 640] * 5
-    assert [h[-1].out_channels for h in layers.head] == [128] * 5
+    assert [[conv.out_channels for conv in h if isinstance(conv, torch.nn.Conv2d)] for h in layers.head] == [
+        [256, 128]
+    ] * 5
+    assert layers.first_channel.shape == (128,)
+    assert layers.head[0][0].window_size == 8
 
 
 def test_bad_arguments():
@@ -83,6 +87,9 @@ def test_bad_arguments():
         ChannelSpatialContext(10, 3)
     with pytest.raises(ShapeError, match=r"expects y_hat of shape \(batch, 10, H, W\)"):
         CONTEXT(0, torch.zeros(1, 9, 4, 4), torch.zeros(1, 20, 4, 4))
+    for shape in [(10, 4, 4), (0, 10, 4, 4), (1, 10, 4, 0)]:
+        with pytest.raises(ShapeError, match=r"expects y_hat of shape .* every size at least 1, got"):
+            CONTEXT(0, torch.zeros(shape), torch.zeros(1, 20, 4, 4))
     with pytest.raises(ShapeError, match=r"expects side of shape \(1, 20, 4, 4\) .*got \(1, 20, 4, 5\)"):
         CONTEXT(0, torch.zeros(1, 10, 4, 4), torch.zeros(1, 20, 4, 5))
     with pytest.raises(ArgumentError, match=r"step must lie in 0\.\.9, got 10"):

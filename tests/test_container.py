@@ -1,6 +1,7 @@
 """The file: golden bytes of every version, and a typed error for every cut, every flipped bit and hostile headers."""
 
 import dataclasses
+import os
 import tracemalloc
 import zlib
 
@@ -106,6 +107,9 @@ def hostile(**changes) -> bytes:
     [
         ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no encoder of ours writes"),
         ({"width": 0}, "0 x 512 pixels"),
+        ({"width": 2**15, "height": 2**15 + 1}, "32768 x 32769 pixels"),
+        ({"y0": 513}, r"latents of \[\(513, 48\)"),
+        ({"z1": 769}, r"latents of .*\(8, 769\)"),
         ({"y0": 2**31}, r"latents of \[\(2147483648, 48\), \(8, 12\)\] cells for 512 x 768 pixels"),
         ({"z1": 0}, r"latents of .*\(8, 0\)"),
         ({"y": 2**32}, r"the header promises 429496\d+ bytes, the file has 6\d: cut off or damaged"),
@@ -119,6 +123,22 @@ def test_hostile_headers_are_refused_before_anything_is_allocated(changes, messa
         CodedPicture.from_bytes(data)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def test_the_largest_picture_and_latents_as_large_as_it():
+    picture = dataclasses.replace(PICTURE, width=2**15, height=2**15, y_size=(2**15, 1), z_size=(1, 2**15))
+    assert CodedPicture.from_bytes(picture.to_bytes()) == picture
+    with pytest.raises(ArgumentError, match="got 32769 x 32768"):
+        dataclasses.replace(picture, width=2**15 + 1).to_bytes()
+
+
+def test_what_is_for_information_may_be_unknown():
+    for backend, read in (("triton", "triton"), ("mamba_ssm", "mamba_ssm"), ("another", ""), ("", "")):
+        picture = dataclasses.replace(PICTURE, backend=backend, float_bytes=8)
+        assert CodedPicture.from_bytes(picture.to_bytes()) == dataclasses.replace(picture, backend=read)
+    data = bytearray(PICTURE.to_bytes()[:-4])
+    data[17] = 0x4F  # a backend of a later release
+    assert CodedPicture.from_bytes(with_checksum(bytes(data))).backend == ""
 
 
 def test_messages():
@@ -149,8 +169,20 @@ def test_numbers_survive_and_have_one_form(value, after):
     assert take_varint(data + after, 0, "it") == (value, len(data))
     with pytest.raises(CorruptStreamError, match="the data ends within it"):
         take_varint(data[:-1], 0, "it")
+    with pytest.raises(CorruptStreamError, match="the data ends within it"):
+        take_varint(data, len(data) + 1, "it")
     with pytest.raises(CorruptStreamError, match="it is not written as an encoder writes it"):
         take_varint(data[:-1] + bytes([data[-1] | 128, 0]) + b"\xff" * 5, 0, "it")
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", b"data")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_writing_leaves_the_whole_file_or_the_old_one(tmp_path, monkeypatch):

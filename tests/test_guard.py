@@ -99,6 +99,18 @@ def test_every_flipped_bit_is_an_error_or_another_checksum_of_z():
         assert guard.checksums[0] != 7
 
 
+@pytest.mark.parametrize("doublings", [18, 63, 255])
+def test_groups_have_at_most_17_doublings(doublings):
+    """So that no group's size overflows."""
+    plain = bytearray.fromhex(PLAIN)
+    plain[7] = doublings
+    with pytest.raises(CorruptStreamError, match="the guard ends within its shifts: it was cut or is damaged"):
+        Guard.from_bytes(folded(bytes(plain)), 9000, 1)
+    nothing = np.zeros(0, np.int64)
+    largest = Guard(2.0**-14, (1, 2), 17, np.array([5], np.uint8), nothing, nothing.astype(bool))
+    assert Guard.from_bytes(largest.to_bytes(9000), 9000, 1).doublings == 17
+
+
 def flips(data: bytes) -> list[bytes]:
     whole, bits = int.from_bytes(data, "big"), range(8 * len(data))
     return [(whole ^ 1 << bit).to_bytes(len(data), "big") for bit in bits]
@@ -185,6 +197,17 @@ def test_a_codec_tells_every_flipped_bit_of_the_guard(monkeypatch, band):
     for flipped in flips(guard):
         with pytest.raises(CorruptStreamError, match="guard"):
             MODEL.decompress([y, z, [flipped]], coded["shape"])
+
+
+def test_the_step_that_does_not_fit_is_named():
+    coded = MODEL.compress(latent(0, 1, M, 5, 4))
+    y, z, [guard] = coded["strings"]
+    for step in range(2 * SLICES):
+        plain = bytearray(folded(guard))
+        plain[5 + 2 * step] ^= 1  # the step's own checksum
+        first = 2 * (step // 2)
+        with pytest.raises(DecodeMismatchError, match=f"step {step}, channels {first} to {first + 1}, decodes"):
+            MODEL.decompress([y, z, [folded(bytes(plain))]], coded["shape"])
 
 
 def test_a_guard_of_width_zero_still_tells():

@@ -23,6 +23,15 @@ def test_the_masks_of_all_steps_partition_the_latent(slices, passes, height, wid
         assert sorted(set(channel.tolist())) in ([], list(range(order.num_channels))[order.channels(step)])
 
 
+def test_orders_are_values():
+    order = CodingOrder([2, 1])
+    assert order == CodingOrder((2, 1))
+    assert hash(order) == hash(CodingOrder((2, 1)))
+    assert order not in (CodingOrder([1, 2]), CodingOrder([2, 1], passes=1), [2, 1])
+    assert eval(repr(CodingOrder([2, 1], passes=1))) == CodingOrder([2, 1], passes=1)
+    assert [CodingOrder([2, 1], passes=1).is_anchor(step) for step in range(2)] == [True, True]
+
+
 def test_bad_arguments():
     with pytest.raises(ArgumentError, match=r"slices of at least 1 channel each, got \(3, 0\)"):
         CodingOrder([3, 0])

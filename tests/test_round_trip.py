@@ -10,6 +10,7 @@ from models import M, context, entropy_model, latent
 
 from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy import model as model_module
+from ssmctx.entropy.streams import to_symbols
 from ssmctx.errors import (
     ArgumentError,
     CorruptStreamError,
@@ -147,6 +148,14 @@ def test_bad_streams():
         MODEL.decompress([other[0], z, guard], shape)
     with pytest.raises(StreamError, match="other symbols than were encoded"):
         MODEL.decompress([y, other[1], guard], shape)
+
+
+def test_symbols_are_16_bit():
+    ends = torch.tensor([32767.0, -32767.0, 0.0])
+    assert to_symbols(ends).tolist() == [32767, -32767, 0]
+    for beyond in (32768.0, -32768.0, float("inf"), float("nan")):
+        with pytest.raises(ArgumentError, match="the coder takes symbols of magnitude up to 32767"):
+            to_symbols(torch.tensor([beyond]))
 
 
 def test_what_the_coder_cannot_hold_raises():
