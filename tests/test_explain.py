@@ -11,7 +11,7 @@ from mambaic.codec import MambaIC
 from mambaic.explain import explain
 from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
 from mambaic.images import to_float, write_png
-from mambaic.receptive_field import _shown, energy_within, receptive_field
+from mambaic.receptive_field import _shown, receptive_field, share_within
 from mambaic_full import main
 from PIL import Image
 
@@ -75,10 +75,10 @@ def test_window_attention_looks_at_its_window(model, x):
     assert not any(p.grad is not None for p in model.parameters())
 
 
-def test_energy_within_a_window():
-    field = torch.tensor([[1.0, 1.0], [1.0, 3.0]])
-    assert energy_within(field, (slice(1, 2), slice(1, 2))) == 0.75
-    assert energy_within(torch.zeros(2, 2), (slice(0, 1), slice(0, 1))) == 0
+def test_share_within_a_window():
+    field = torch.tensor([[1.0, 2.0], [0.0, 9.0]])
+    assert share_within(field, (slice(1, 2), slice(1, 2))) == 0.75
+    assert share_within(torch.zeros(2, 2), (slice(0, 1), slice(0, 1))) == 0
 
 
 @pytest.mark.parametrize(

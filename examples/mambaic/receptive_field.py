@@ -74,9 +74,9 @@ def receptive_field(
     return ReceptiveField(mean, scale, (rows, columns))
 
 
-def energy_within(field: Tensor, window: tuple[slice, slice]) -> float:
-    """Share of the squared gradient that lies inside a window."""
-    return float(field[window].square().sum() / field.square().sum().clamp_min(1e-30))
+def share_within(field: Tensor, window: tuple[slice, slice]) -> float:
+    """Share of all gradient magnitude that lies inside a window."""
+    return float(field[window].sum() / field.sum().clamp_min(1e-30))
 
 
 @torch.no_grad()

@@ -23,17 +23,25 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="names of published curves behind yours (`bdrate --list` prints them); default a selection on Kodak, "
         "without a name none",
     )
-    add("--max-bpp", type=positive, default=None, help="right end of the plot; default where your curves end")
+    add(
+        "--max-bpp",
+        type=positive,
+        default=None,
+        help="right end of the plot; default 1, or where your curves end if that is farther",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Draw the figure; say which published curves lack the metric."""
     from mambaic.curves import DEFAULT_SELECTION, read_curve
-    from mambaic.rd_plots import plot_rd
+    from mambaic.rd_plots import datasets, plot_rd
 
     names = DEFAULT_SELECTION if options.published is None else options.published
     curves, published = ([read_curve(source) for source in sources] for sources in (options.curves, names))
     without = plot_rd(curves, published, options.metric, options.out, options.max_bpp)
     if without:
         print(f"no {options.metric} published for {', '.join(without)}: left out")
+    measured_on = datasets([*curves, *published])
+    if len(measured_on) > 1:
+        print(f"note: these curves were measured on different pictures: {', '.join(measured_on)}")
     print(f"wrote {options.out}")
