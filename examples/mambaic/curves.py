@@ -12,7 +12,7 @@ from typing import Any
 from mambaic.errors import CurveError
 from ssmctx.entropy.container import write_whole
 
-PUBLISHED = Path(__file__).parent / "data" / "rd"
+PUBLISHED = Path(__file__).parent / "published"
 DEFAULT_DATASET = "kodak"
 DEFAULT_SELECTION = ("vtm", "mambaic", "mambavc", "elic", "hyperprior", "avif", "webp", "jpeg")
 METRICS = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"}
