@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_files import picture, untrained
+from example_files import untrained
 from mambaic.bit_maps import bit_maps
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC
@@ -13,6 +13,7 @@ from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fi
 from mambaic.images import to_float, write_png
 from mambaic.receptive_field import _shown, receptive_field, share_within
 from mambaic_full import main
+from pictures import picture
 from PIL import Image
 
 from ssmctx.errors import ArgumentError

@@ -75,7 +75,7 @@ def test_a_plot_of_different_pictures_says_so(tmp_path, capsys):
     for names, expected in (["vtm", "elic"], "holidays, Kodak"), ([], None):
         assert main(["plot", str(ours), "--out", str(tmp_path / "rd.png"), "--published", *names]) == 0
         note = f"note: these curves were measured on different pictures: {expected}"
-        assert (note in capsys.readouterr().out) == (expected is not None)
+        assert (note in capsys.readouterr().err) == (expected is not None)
 
 
 def test_plots_without_content():
@@ -176,5 +176,5 @@ def test_help_names_every_flag_with_what_it_does(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "(default: " in text
+    assert "mambaic_full.py " + command in text.partition("examples:")[2]
     assert text.count("--") >= 4

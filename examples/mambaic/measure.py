@@ -12,9 +12,8 @@ from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 from mambaic.errors import DataError
-from mambaic.images import as_pillow, psnr, read_image
+from mambaic.images import MS_SSIM_MIN_SIDE, as_pillow, psnr, read_image
 
-MS_SSIM_MIN_SIDE = 161  # five scales of an 11x11 window
 MAX_PSNR = 100.0
 
 

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 from mambaic.bdrate import bd_rate
-from mambaic.curves import LABELS, Curve
+from mambaic.curves import LABELS, Curve, datasets
 from mambaic.errors import CurveError
 from mambaic.figures import COLOURS, MARKERS, OURS, new_figure, save_figure
 
@@ -140,9 +140,3 @@ def _pixels(curve: Curve) -> float:
 def _dataset(curves: Sequence[Curve]) -> str:
     names = datasets(curves)
     return names[0] if len(names) == 1 else ""
-
-
-def datasets(curves: Sequence[Curve]) -> list[str]:
-    """What the curves were measured on, each name once whatever its case; the last spelling counts."""
-    names = {str(c.meta["dataset"]).lower(): str(c.meta["dataset"]) for c in curves if "dataset" in c.meta}
-    return list(names.values())
