@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import time
+from bisect import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
 import torch
 from PIL import Image, features
+from torch import Tensor
 
 from mambaic.errors import EvaluationError
 from mambaic.images import as_pillow, find_images
@@ -36,7 +38,9 @@ class Classical:
 CODECS = {
     "jpeg": Classical("JPEG", "jpg", (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), {"optimize": True}),
     "webp": Classical("WebP", "webp", (5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95), {"method": 6}),
-    "avif": Classical("AVIF", "avif", (10, 20, 30, 40, 50, 60, 70, 80), {"speed": 6, "subsampling": "4:4:4"}),
+    "avif": Classical(
+        "AVIF", "avif", (10, 20, 30, 40, 50, 60, 70, 80), {"speed": 6, "subsampling": "4:4:4", "max_threads": 1}
+    ),
 }
 """Lossy modes at their best settings within reason; WebP knows 4:2:0 only, JPEG keeps its usual 4:2:0."""
 
@@ -81,22 +85,59 @@ def _measure_picture(codec: str, folder: Path, scale: float, path: Path) -> list
     made = CODECS[codec]
     pixels = read_scaled(path, scale)
     image = as_pillow(pixels)
-    single = {"max_threads": 1} if codec == "avif" else {}
     rows = []
     for setting in made.qualities:
-        buffer = io.BytesIO()
         start = time.perf_counter()
-        image.save(buffer, format=made.name, quality=setting, **made.settings, **single)
+        data = _encode(made, image, setting)
         encoded = time.perf_counter()
-        with Image.open(io.BytesIO(buffer.getvalue())) as coded:
-            decoded = np.array(coded.convert("RGB"))
+        decoded = _decode(data)
         end = time.perf_counter()
         rows.append(
             {
-                **facts(path.relative_to(folder).as_posix(), pixels, len(buffer.getvalue())),
-                **quality(torch.from_numpy(decoded).permute(2, 0, 1), pixels),
+                **facts(path.relative_to(folder).as_posix(), pixels, len(data)),
+                **quality(decoded, pixels),
                 "encoding_time": encoded - start,
                 "decoding_time": end - encoded,
             }
         )
     return rows
+
+
+class Coded(NamedTuple):
+    """A picture in a classical format: the quality asked for, bytes, and the pixels (3, H, W) uint8 that they give."""
+
+    quality: int
+    bytes: int
+    pixels: Tensor
+
+
+def of_size(codec: str, pixels: Tensor, size: int) -> Coded | None:
+    """The picture in the largest of this format's files that take at most `size` bytes; its smallest if none does.
+
+    Args:
+        codec: a key of `CODECS`.
+        pixels: (3, H, W) uint8.
+        size: in bytes.
+
+    Returns:
+        The file, or None where this Pillow was built without the format.
+    """
+    made = CODECS[codec]
+    if not features.check(made.feature):
+        return None
+    image = as_pillow(pixels)
+    above = bisect(range(1, 101), size, key=lambda quality: len(_encode(made, image, quality)))
+    quality = max(1, above)
+    data = _encode(made, image, quality)
+    return Coded(quality, len(data), _decode(data))
+
+
+def _encode(made: Classical, image: Image.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=made.name, quality=quality, **made.settings)
+    return buffer.getvalue()
+
+
+def _decode(data: bytes) -> Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
