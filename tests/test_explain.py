@@ -85,7 +85,7 @@ def test_share_within_a_window():
 @pytest.mark.parametrize(
     ("step", "position", "message"),
     [
-        (0, (1, 1), r"step 0 reads nothing of the latent: choose a later slice, or the non-anchors"),
+        (0, (1, 1), r"step 0 reads nothing of the latent: choose a later slice, or non-anchors"),
         (3, (9, 0), r"position \(9, 0\) lies outside the latent of 9 x 10 cells"),
         (10, (0, 0), r"step must lie in 0\.\.9, got 10"),
     ],

@@ -66,7 +66,7 @@ def receptive_field(
         fields = [_sensitivity(out[0, :, row, column], y_hat) for out in predicted]
     if all(field is None for field in fields):
         raise ArgumentError(
-            f"step {step} reads nothing of the latent: choose a later slice, or the non-anchors, of a model with a context"
+            f"step {step} reads nothing of the latent: choose a later slice, or non-anchors, of a context model"
         )
     mean, scale = (torch.zeros(height, width) if field is None else field for field in fields)
     sizes = [m.window_size for m in context.modules() if isinstance(m, WindowLocalAttention)]
