@@ -1,4 +1,4 @@
-"""Small pictures, untrained checkpoints and made-up curves for the tests of the example's evaluation."""
+"""Folders of small pictures, untrained checkpoints and made-up curves for the tests of the example's evaluation."""
 
 from __future__ import annotations
 
@@ -9,16 +9,7 @@ from mambaic.checkpoint import save_checkpoint
 from mambaic.codec import MambaIC
 from mambaic.curves import Curve
 from mambaic.images import write_png
-from torch import Tensor
-
-
-def picture(height: int, width: int, seed: int = 0) -> Tensor:
-    """Something between a photograph and noise, uint8 (3, H, W)."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator)
-    smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")[0]
-    noise = 0.05 * torch.randn(3, height, width, generator=generator)
-    return ((smooth + noise).clamp(0, 1) * 255).to(torch.uint8)
+from pictures import picture
 
 
 def pictures(folder: Path, *sizes: tuple[int, int]) -> Path:

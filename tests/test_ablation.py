@@ -48,7 +48,7 @@ def test_ablate_trains_evaluates_and_goes_on(tmp_path, capsys, monkeypatch):
     assert main([str(part) for part in command]) == 0
     assert (out / "table.md").read_text() == table
     assert main([str(part) for part in [*command, "--lr", "0.5"]]) == 2
-    assert "was made with other settings: choose another --out, or remove it" in capsys.readouterr().err
+    assert "plan.json holds other settings than these: choose another --out" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import torch
 from compressai.utils.plot.__main__ import main as compressai_plot
 from compressai.utils.plot.__main__ import parse_json_file
-from example_files import picture, pictures, untrained
+from example_files import pictures, untrained
 from example_work import dies, unreadable
 from mambaic import classical, results
 from mambaic.checkpoint import load_model
@@ -25,6 +25,7 @@ from mambaic.measure import quality, read_scaled
 from mambaic.parallel import for_each
 from mambaic.timing import Stopwatch, TimedCoder, _TimedTransfers, stopwatch
 from mambaic_full import main
+from pictures import picture
 from PIL import Image, features
 
 from ssmctx.entropy.rans import RansCoder
@@ -161,9 +162,9 @@ def test_several_processes_measure_the_same(checkpoints, photos):
 def test_errors_of_processes_arrive_as_they_were():
     for jobs in (1, 2):
         with pytest.raises(DataError, match="no such checkpoint"):
-            for_each(unreadable, [1, 2], jobs, "test")
+            for_each(unreadable, [1], jobs, "test")
     with pytest.raises(EvaluationError, match=r"one of 2 processes died, .*: lower --jobs"):
-        for_each(dies, [1, 2], 2, "test")
+        for_each(dies, [1], 2, "test")
 
 
 def test_processes_do_not_share_an_accelerator(checkpoints, photos):

@@ -4,15 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from example_files import picture, untrained
+from example_files import untrained
 from mambaic.bit_maps import bit_maps
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC
 from mambaic.explain import explain
 from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
 from mambaic.images import to_float, write_png
-from mambaic.receptive_field import _shown, energy_within, receptive_field
+from mambaic.receptive_field import _shown, receptive_field, share_within
 from mambaic_full import main
+from pictures import picture
 from PIL import Image
 
 from ssmctx.errors import ArgumentError
@@ -75,16 +76,16 @@ def test_window_attention_looks_at_its_window(model, x):
     assert not any(p.grad is not None for p in model.parameters())
 
 
-def test_energy_within_a_window():
-    field = torch.tensor([[1.0, 1.0], [1.0, 3.0]])
-    assert energy_within(field, (slice(1, 2), slice(1, 2))) == 0.75
-    assert energy_within(torch.zeros(2, 2), (slice(0, 1), slice(0, 1))) == 0
+def test_share_within_a_window():
+    field = torch.tensor([[1.0, 2.0], [0.0, 9.0]])
+    assert share_within(field, (slice(1, 2), slice(1, 2))) == 0.75
+    assert share_within(torch.zeros(2, 2), (slice(0, 1), slice(0, 1))) == 0
 
 
 @pytest.mark.parametrize(
     ("step", "position", "message"),
     [
-        (0, (1, 1), r"step 0 reads nothing of the latent: choose a later slice, or the non-anchors"),
+        (0, (1, 1), r"step 0 reads nothing of the latent: choose a later slice, or non-anchors"),
         (3, (9, 0), r"position \(9, 0\) lies outside the latent of 9 x 10 cells"),
         (10, (0, 0), r"step must lie in 0\.\.9, got 10"),
     ],

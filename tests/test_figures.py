@@ -51,13 +51,13 @@ def test_a_plot_has_labels_units_and_every_curve(drawn):
     (axis,) = drawn[0].axes
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("Rate (bits per pixel)", "PSNR (dB)")
     assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "ours",
         "MambaIC (paper), read off a figure",
         "VTM 9.1",
-        "ours",
     ]
     line = next(line for line in axis.lines if line.get_label() == "ours")
     assert [list(data) for data in line.get_data()] == list(ours.points("psnr"))
-    assert line.get_linewidth() > 1.5 * axis.lines[0].get_linewidth()
+    assert line.get_linewidth() > 1.5 * axis.lines[1].get_linewidth()
     low, high = axis.get_ylim()
     assert low < 26.2
     assert 35 < high < 40  # what lies beyond the right end does not stretch the plot
@@ -68,6 +68,14 @@ def test_no_two_curves_look_alike(drawn):
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in drawn[0].axes[0].lines}
     assert len(looks) == 28
     assert not set(OURS) & set(COLOURS)
+
+
+def test_a_plot_of_different_pictures_says_so(tmp_path, capsys):
+    ours = file_of(curve("ours", dataset="holidays"), tmp_path / "ours.json")
+    for names, expected in (["vtm", "elic"], "holidays, Kodak"), ([], None):
+        assert main(["plot", str(ours), "--out", str(tmp_path / "rd.png"), "--published", *names]) == 0
+        note = f"note: these curves were measured on different pictures: {expected}"
+        assert (note in capsys.readouterr().err) == (expected is not None)
 
 
 def test_plots_without_content():
@@ -168,5 +176,5 @@ def test_help_names_every_flag_with_what_it_does(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    assert "(default: " in text
+    assert "mambaic_full.py " + command in text.partition("examples:")[2]
     assert text.count("--") >= 4

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -19,6 +20,7 @@ from mambaic.evaluate import evaluate
 from mambaic.tables import markdown
 from mambaic.train import TrainingPlan, train
 from ssmctx import profile
+from ssmctx.entropy.container import write_whole
 from ssmctx.errors import ArgumentError
 
 TABLES = {
@@ -38,7 +40,7 @@ class AblationPlan:
     Attributes:
         data: folder of pictures to train on.
         test_data: folder of pictures to evaluate on.
-        out: folder for checkpoints and results; what is there already is not made again.
+        out: folder for checkpoints and results; goes on where an earlier call with the same plan was stopped.
         variants: names from `mambaic.codec.VARIANTS`; rows of the table.
         anchor: the variant that BD-rates refer to.
         lambdas: one for each point of a curve; 4 or more give BD-rates.
@@ -91,6 +93,7 @@ def ablate(plan: AblationPlan) -> str:
         DataError: a folder has no usable pictures.
         TrainingError: a run fails.
     """
+    _check_settings(plan)
     todo = [(seed, variant) for seed in plan.seeds for variant in plan.variants]
     runs: dict[tuple[int, str], Run] = {}
     for seed, variant in tqdm(todo, desc="ablate", unit="curve", dynamic_ncols=True):
@@ -101,7 +104,6 @@ def ablate(plan: AblationPlan) -> str:
 def _run(plan: AblationPlan, seed: int, variant: str) -> Run:
     """Train and evaluate one variant with one seed, or read what an earlier call left."""
     file = plan.out / f"{variant}-seed{seed}.json"
-    settings = _settings(plan)
     if not file.is_file():
         checkpoints, steps = [], []
         for lmbda in plan.lambdas:
@@ -109,18 +111,21 @@ def _run(plan: AblationPlan, seed: int, variant: str) -> Run:
             steps.append(len(train(_training(plan, seed, variant, lmbda, checkpoint))))
             checkpoints.append(checkpoint)
         content = evaluate(checkpoints, plan.test_data, name=variant, device=plan.device)
-        content["meta"] |= {"plan": settings, "steps": fmean(steps)}
+        content["meta"]["steps"] = fmean(steps)
         write_curve(file, content)
     curve = read_curve(file)
-    if curve.meta.get("plan") != settings:
-        raise ArgumentError(f"{file} was made with other settings: choose another --out, or remove it")
     return Run(curve, _rd_losses(curve), curve.meta["steps"])
 
 
-def _settings(plan: AblationPlan) -> dict[str, Any]:
-    """What makes two runs comparable, as JSON has it."""
-    which = {k: v for k, v in asdict(plan).items() if k not in ("out", "variants", "anchor", "seeds", "lambdas")}
-    return {k: str(v) if isinstance(v, Path) else v for k, v in which.items()} | {"lambdas": list(plan.lambdas)}
+def _check_settings(plan: AblationPlan) -> None:
+    """Keep what makes runs comparable in a file among them; refuse to add others to them."""
+    which = {k: v for k, v in asdict(plan).items() if k not in ("out", "variants", "anchor", "seeds")}
+    settings = json.dumps(which, indent=1, default=str)
+    file = plan.out / "plan.json"
+    if not file.is_file():
+        write_whole(file, settings.encode())
+    elif file.read_text() != settings:
+        raise ArgumentError(f"{file} holds other settings than these: choose another --out, or remove that folder")
 
 
 def _training(plan: AblationPlan, seed: int, variant: str, lmbda: float, checkpoint: Path) -> TrainingPlan:
@@ -135,7 +140,8 @@ def _training(plan: AblationPlan, seed: int, variant: str, lmbda: float, checkpo
         crop=plan.crop,
         batch_size=plan.batch_size,
         lr=plan.lr,
-        device=plan.device,
+        cpu=plan.device == "cpu",
+        resume=True,
     )
     if plan.minutes is not None:
         training.minutes, training.epochs = plan.minutes, 10**6  # the clock ends it

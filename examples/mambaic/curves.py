@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,12 @@ def published_names() -> list[str]:
     """Names of the curves that come with the example; those on Kodak without the data set's name."""
     files = sorted(PUBLISHED.rglob("*.json"), key=lambda p: (p.parent.name != DEFAULT_DATASET, p))
     return [p.relative_to(PUBLISHED).with_suffix("").as_posix().removeprefix(f"{DEFAULT_DATASET}/") for p in files]
+
+
+def datasets(curves: Sequence[Curve]) -> list[str]:
+    """What the curves were measured on, each name once whatever its case; the last spelling counts."""
+    names = {str(c.meta["dataset"]).lower(): str(c.meta["dataset"]) for c in curves if "dataset" in c.meta}
+    return list(names.values())
 
 
 def _published_file(name: str) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mambaic.bit_maps import BitMap
 from mambaic.figures import new_figure, save_figure
-from mambaic.receptive_field import ReceptiveField, energy_within
+from mambaic.receptive_field import ReceptiveField, share_within
 from ssmctx.layers.transforms import STRIDE
 
 _DECADES = 4
@@ -43,7 +43,7 @@ def plot_receptive_fields(
         for axis, label, values in zip(right, ("mean", "scale"), (field.mean, field.scale), strict=True):
             relative = (values / values.max().clamp_min(1e-30)).clamp_min(10.0**-_DECADES).log10()
             image = axis.imshow(relative.numpy(), cmap=_FIELD_COLOURS, vmin=-_DECADES, vmax=0, extent=_cells(values))
-            inside = f", {energy_within(values, window):.0%} in window" if window else ""
+            inside = f", {share_within(values, window):.0%} in window" if window else ""
             axis.set_title(f"{label}{inside}", fontsize=10)
         for axis in (left, *right):
             axis.plot(position[1] + 0.5, position[0] + 0.5, **_MARK)

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 from mambaic.bdrate import bd_rate
-from mambaic.curves import LABELS, Curve
+from mambaic.curves import LABELS, Curve, datasets
 from mambaic.errors import CurveError
 from mambaic.figures import COLOURS, MARKERS, OURS, new_figure, save_figure
 
@@ -25,7 +25,7 @@ def plot_rd(
         references: published or classical ones to compare with.
         metric: "psnr" or "ms-ssim".
         path: PNG file to write.
-        max_bpp: right end of the plot; by default where the results end, or at 1 bpp if there are none.
+        max_bpp: right end of the plot; by default 1, or where the results end if that is farther.
 
     Returns:
         Names of the references that have no such metric and are left out.
@@ -39,6 +39,10 @@ def plot_rd(
     figure, axis = new_figure(_WIDTH, _HEIGHT)
     ends = [curve.points(metric)[0][-1] for curve in curves]
     right = max_bpp if max_bpp is not None else max([1.0, *(1.05 * end for end in ends)])
+    for curve, colour, marker in zip(curves, cycle(OURS), cycle(MARKERS), strict=False):
+        axis.plot(
+            *curve.points(metric), color=colour, marker=marker, linewidth=2.4, markersize=7, label=curve.name, zorder=5
+        )
     styles = zip(cycle(COLOURS), cycle(MARKERS[1:]), cycle(("-", "--", "-.")), strict=False)
     for reference, (colour, marker, line) in zip(shown, styles, strict=False):
         axis.plot(
@@ -49,10 +53,6 @@ def plot_rd(
             linewidth=1.2,
             markersize=4,
             label=reference.name + (", read off a figure" if reference.meta.get("kind") == "read off a figure" else ""),
-        )
-    for curve, colour, marker in zip(curves, cycle(OURS), cycle(MARKERS), strict=False):
-        axis.plot(
-            *curve.points(metric), color=colour, marker=marker, linewidth=2.4, markersize=7, label=curve.name, zorder=5
         )
     inside = [
         q for c in (*curves, *shown) for r, q in zip(*c.points(metric), strict=True) if r <= right * (1 + _MARGIN)
@@ -138,7 +138,5 @@ def _pixels(curve: Curve) -> float:
 
 
 def _dataset(curves: Sequence[Curve]) -> str:
-    names = {
-        str(curve.meta["dataset"]).lower(): str(curve.meta["dataset"]) for curve in curves if "dataset" in curve.meta
-    }
-    return next(iter(names.values())) if len(names) == 1 else ""
+    names = datasets(curves)
+    return names[0] if len(names) == 1 else ""

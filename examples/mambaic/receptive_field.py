@@ -65,7 +65,9 @@ def receptive_field(
         predicted = context(step, y_hat, side)
         fields = [_sensitivity(out[0, :, row, column], y_hat) for out in predicted]
     if all(field is None for field in fields):
-        raise ArgumentError(f"step {step} reads nothing of the latent: choose a later slice, or the non-anchors")
+        raise ArgumentError(
+            f"step {step} reads nothing of the latent: choose a later slice, or non-anchors, of a context model"
+        )
     mean, scale = (torch.zeros(height, width) if field is None else field for field in fields)
     sizes = [m.window_size for m in context.modules() if isinstance(m, WindowLocalAttention)]
     if not attention or not sizes:
@@ -74,9 +76,9 @@ def receptive_field(
     return ReceptiveField(mean, scale, (rows, columns))
 
 
-def energy_within(field: Tensor, window: tuple[slice, slice]) -> float:
-    """Share of the squared gradient that lies inside a window."""
-    return float(field[window].square().sum() / field.square().sum().clamp_min(1e-30))
+def share_within(field: Tensor, window: tuple[slice, slice]) -> float:
+    """Share of all gradient magnitude that lies inside a window."""
+    return float(field[window].sum() / field.sum().clamp_min(1e-30))
 
 
 @torch.no_grad()

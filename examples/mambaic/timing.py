@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def stopwatch(codec: nn.Module) -> Iterator[Stopwatch]:
     coder = latent_codec.coder
     latent_codec.coder = TimedCoder(coder, watch)
     try:
-        with _TimedTransfers(watch):
+        with nullcontext() if watch.device.type == "cpu" else _TimedTransfers(watch):
             yield watch
     finally:
         latent_codec.coder = coder
@@ -113,7 +113,7 @@ class _TimedTransfers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func not in self._COPIES or self._watch.device.type == "cpu":
+        if func not in self._COPIES:
             return func(*args, **kwargs)
         before = self._watch.now()
         out = func(*args, **kwargs)

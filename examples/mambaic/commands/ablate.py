@@ -9,15 +9,23 @@ from mambaic.commands.types import count, positive
 
 NAME = "ablate"
 HELP = "train several variants with equal steps or equal time, over several seeds, and print a table"
+EXAMPLES = """examples:
+  the paper's table 2, mean and spread over three seeds
+    mambaic_full.py ablate --data photos/ --test-data kodak/ --table 2 --steps 20000
+  two variants for an hour each, with BD-rates, which take four lambdas
+    mambaic_full.py ablate --data photos/ --test-data kodak/ --variants mambaic context-cnn --minutes 60 \\
+        --lambda 0.0035 0.0067 0.013 0.025
+"""
+_OUT = "folder for checkpoints, results and table.md; goes on where an earlier call with the same plan was stopped"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of pictures to train on")
     add("--test-data", type=Path, required=True, help="folder of pictures to evaluate on")
-    add("--out", type=Path, default=Path("ablation"), help="folder for checkpoints, results and table.md; finished "
-        "runs in it are not made again")  # fmt: skip
+    add("--out", type=Path, default=Path("ablation"), help=_OUT)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--table", choices=("2", "3", "4", "A2"), default="2", help="variants of this table of the paper"

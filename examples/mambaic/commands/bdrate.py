@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+from mambaic.commands.notes import note_different_pictures
+
 NAME, HELP = "bdrate", "BD-rate of curves against an anchor; negative means fewer bits for the same quality"
+EXAMPLES = """examples:
+  mambaic_full.py bdrate ours.json mambaic elic --anchor vtm
+  mambaic_full.py bdrate ours.json --anchor before.json --metric ms-ssim
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("curves", nargs="*", help="JSON files of `eval`, `classical` or CompressAI, or names of published curves")
     add("--anchor", default="vtm", help="the curve to compare with, a file or a name as well")
@@ -34,4 +41,5 @@ def run(options: argparse.Namespace) -> None:
     found = [(bd_rate(curve, anchor, options.metric), curve) for curve in map(read_curve, options.curves)]
     found.sort(key=lambda pair: pair[0].percent)
     rows = [[c.name, f"{bd.percent:+.2f} %", f"{bd.low:.2f} to {bd.high:.2f} dB"] for bd, c in found]
+    note_different_pictures([anchor, *(curve for _, curve in found)])
     print(markdown(["curve", f"BD-rate vs {anchor.name}", f"over {options.metric.upper()}"], rows))

@@ -8,10 +8,15 @@ from pathlib import Path
 from mambaic.commands.types import count, scale
 
 NAME, HELP = "classical", "measure JPEG, WebP and AVIF, by Pillow, on a folder of pictures"
+EXAMPLES = """examples:
+  mambaic_full.py classical --data kodak/ --out classical/
+  mambaic_full.py plot ours.json classical/*.json --published vtm --out rd.png
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
     add("--out", type=Path, required=True, help="folder for jpeg.json, webp.json, avif.json, in CompressAI's layout")

@@ -8,10 +8,19 @@ from pathlib import Path
 from mambaic.commands.types import count, scale
 
 NAME, HELP = "eval", "code and decode a folder of pictures through real files"
+EXAMPLES = """examples:
+  one picture after the other, all cores on each, for times that mean something
+    mambaic_full.py eval --data kodak/ --checkpoint l1.pt l2.pt l3.pt l4.pt --json ours.json
+  rates and qualities as fast as eight cores go
+    mambaic_full.py eval --data clic/ --checkpoint l1.pt --jobs 8
+  CompressAI's tools read the result
+    python -m compressai.utils.plot -f ours.json -m psnr -o rd.png
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
     add("--checkpoint", type=Path, nargs="+", required=True, help="what `train` wrote; several make one curve")

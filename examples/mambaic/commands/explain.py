@@ -9,10 +9,15 @@ from mambaic.commands.types import index
 
 NAME = "explain"
 HELP = "draw what the context model looks at, with and without window attention, and where the bits go"
+EXAMPLES = """examples:
+  mambaic_full.py explain photo.png --checkpoint tiny.pt --at 12 20 --slice 1
+  mambaic_full.py explain photo.png --checkpoint tiny.pt --compare without-attention.pt
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("picture", type=Path, help="picture to look at; half a megapixel or less is quick and legible")
     add("--checkpoint", type=Path, required=True, help="what `train` wrote")

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mambaic.commands.notes import note_different_pictures
+
 NAME, HELP = "latency", "table of encode and decode times beside BD-rates (the paper's table 1), in Markdown"
+EXAMPLES = """examples:
+  mambaic_full.py latency ours.json classical/jpeg.json vtm --anchor vtm
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("curves", nargs="+", help="JSON files of `eval`, `classical` or CompressAI, or names of published curves")
     add("--anchor", default=None, help="also print BD-rates against this curve; a dash where there is none")
@@ -24,7 +30,10 @@ def run(options: argparse.Namespace) -> None:
     from ssmctx.entropy.container import write_whole
 
     anchor = None if options.anchor is None else read_curve(options.anchor)
-    table = latency_table([read_curve(source) for source in options.curves], anchor, options.metric)
+    curves = [read_curve(source) for source in options.curves]
+    table = latency_table(curves, anchor, options.metric)
+    if anchor is not None:
+        note_different_pictures([anchor, *curves])
     print(table)
     if options.out is not None:
         write_whole(options.out, (table + "\n").encode())

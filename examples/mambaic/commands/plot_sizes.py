@@ -6,10 +6,17 @@ import argparse
 from pathlib import Path
 
 NAME, HELP = "plot-sizes", "plot BD-rate against picture size (the paper's figure 1)"
+EXAMPLES = """examples:
+  published curves, on Kodak, Tecnick and CLIC
+    mambaic_full.py plot-sizes dcae tecnick/dcae clic/dcae --anchor vtm tecnick/vtm clic/vtm --out sizes.png
+  yours against JPEG on smaller copies of the same pictures (see `eval --scale` and `classical --scale`)
+    mambaic_full.py plot-sizes half.json whole.json --anchor half/jpeg.json whole/jpeg.json --out sizes.png
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
+    parser.epilog = EXAMPLES
     add = parser.add_argument
     add("curves", nargs="+", help="JSON files or published names, one for each codec and size; same names are joined")
     add("--anchor", nargs="+", required=True, help="the codec to compare with, a file or name for each size")
