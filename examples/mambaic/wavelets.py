@@ -10,36 +10,35 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
-_COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+_COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
 _COLOUR_ENERGY = (1.0, 0.05, 0.015)  # of luminance and two colour differences, as in photographs
 _CORRELATION = 0.95  # of neighbouring pixels
-_HAAR = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
+_HAAR = np.array([[1, 1], [1, -1]]) / 2**0.5
 _REST = 0.03  # of a variance-preserving start, for all weights that are no wavelet
 
 
 @dataclass(frozen=True)
 class _Packet:
-    """A separable basis function over a square of pixels."""
+    """A separable basis function over a square of pixels, of one colour axis."""
 
     energy_of_colour: float
-    down: Tensor
-    across: Tensor
+    down: NDArray[np.float64]
+    across: NDArray[np.float64]
 
     def split(self, i: int, j: int) -> _Packet:
         """The packet twice as large that filter i downwards and j across make of this one."""
-        down, across = (torch.cat([f[0] * v, f[1] * v]) for f, v in ((_HAAR[i], self.down), (_HAAR[j], self.across)))
-        return _Packet(self.energy_of_colour, down, across)
+        return _Packet(self.energy_of_colour, np.kron(_HAAR[i], self.down), np.kron(_HAAR[j], self.across))
 
     def energy(self) -> float:
         """Expected square of its coefficient."""
-        place = torch.arange(len(self.down))
-        covariance = _CORRELATION ** (place[:, None] - place).abs().float()
-        return float(
-            self.energy_of_colour * (self.down @ covariance @ self.down) * (self.across @ covariance @ self.across)
-        )
+        place = np.arange(len(self.down))
+        covariance = _CORRELATION ** np.abs(place[:, None] - place)
+        return self.energy_of_colour * (self.down @ covariance @ self.down) * (self.across @ covariance @ self.across)
 
 
 @torch.no_grad()
@@ -53,8 +52,7 @@ def start_as_wavelets(g_a: Sequence[nn.Module], g_s: Sequence[nn.Module], gain: 
     """
     downs = [layer for layer in g_a if isinstance(layer, nn.Conv2d)]
     ups = [layer for layer in reversed(list(g_s)) if isinstance(layer, nn.ConvTranspose2d)]
-    packets = [_Packet(energy, torch.ones(1), torch.ones(1)) for energy in _COLOUR_ENERGY]
-    colours = torch.nn.functional.normalize(_COLOURS)
+    packets = [_Packet(energy, np.ones(1), np.ones(1)) for energy in _COLOUR_ENERGY]
     for number, (down, up) in enumerate(zip(downs, ups, strict=True)):
         found = [(c, i, j, packet.split(i, j)) for c, packet in enumerate(packets) for i in (0, 1) for j in (0, 1)]
         found = sorted(found, key=lambda entry: -entry[3].energy())[: down.out_channels]
@@ -65,10 +63,10 @@ def start_as_wavelets(g_a: Sequence[nn.Module], g_s: Sequence[nn.Module], gain: 
             nn.init.normal_(layer.weight, std=_REST * (down.in_channels * down.kernel_size[0] ** 2) ** -0.5)
             nn.init.zeros_(layer.bias)
         for channel, (c, i, j, _) in enumerate(found):
-            inputs = colours[c] if number == 0 else torch.eye(down.in_channels)[c]
-            wavelet = inputs[:, None, None] * torch.outer(_HAAR[i], _HAAR[j])
-            down.weight[channel, :, taps, taps] = wavelet
-            up.weight[channel, :, taps, taps] = wavelet
+            inputs = _COLOURS[c] if number == 0 else np.eye(down.in_channels)[c]
+            wavelet = torch.from_numpy(inputs[:, None, None] * np.outer(_HAAR[i], _HAAR[j]))
+            for layer in (down, up):
+                layer.weight[channel, :, taps, taps] = wavelet.to(layer.weight)
     downs[0].bias -= 0.5 * downs[0].weight.sum((1, 2, 3))
     ups[0].bias += 0.5  # mid-grey
     downs[-1].weight *= gain
