@@ -74,9 +74,10 @@ class SS2D(nn.Module):
         projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
         projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
         low_rank, B, C = torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt_raw = torch.einsum("bhwkr,kdr->bhwkd", low_rank, self.dt_proj_weight)
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        v, _ = scan(u, dt_raw, A, B, C, self.D, self.dt_bias, None, DIRECTIONS, True, self.scan_backend)
+        v, _ = scan(
+            *(u, low_rank, A, B, C, self.D, self.dt_bias, None, DIRECTIONS, True, self.scan_backend, self.dt_proj_weight)
+        )
         return v.to(u.dtype)
 
 
