@@ -44,16 +44,15 @@ def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor
     v = u.new_empty(parts, *u.shape)
     last = torch.empty_like(h0)
     arrays = _arrays(inputs, dt_weight)
-    outputs = (_flat(v, 2), last.numpy())
+    outputs = (_maps(v, u[0, ..., 0].numel()), last.numpy())
     share_out(
-        lambda first, stride: kernels.scan_forward(*arrays, softplus, first, stride, *outputs), parts * len(u) * blocks
+        lambda first, stride: kernels.scan_forward(*arrays, softplus, parts, first, stride, *outputs),
+        parts * len(u) * blocks,
     )
     return _add_up(v), last
 
 
-def backward(
-    dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None
-) -> tuple[Tensor, ...]:
+def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
     u, _, A, B, C, D, _, h0, directions, softplus = inputs
     from ssmctx.scan import cpu_kernels as kernels
@@ -64,10 +63,12 @@ def backward(
     dA = u.new_empty(batch, count, states, channels)
     dB, dC = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape)
     dD, dbias, dh0 = u.new_empty(batch, *D.shape), u.new_empty(batch, *D.shape), torch.empty_like(h0)
-    arrays = (_flat(dv, 1), dlast.numpy(), *_arrays(inputs, dt_weight))
-    outputs = (_flat(du, 2), _flat(draw, 1), dA.numpy(), _flat(dB, 2), _flat(dC, 2), dD.numpy(), dbias.numpy())
+    length = u[0, ..., 0].numel()
+    arrays = (_maps(dv, length), dlast.numpy(), *_arrays(inputs, dt_weight))
+    weights = (_maps(x, length, count) for x in (dB, dC))
+    outputs = (_maps(du, length), _maps(draw, length, count), dA.numpy(), *weights, dD.numpy(), dbias.numpy())
     share_out(
-        lambda first, stride: kernels.scan_backward(*arrays, softplus, first, stride, *outputs, dh0.numpy()),
+        lambda first, stride: kernels.scan_backward(*arrays, softplus, parts, first, stride, *outputs, dh0.numpy()),
         parts * batch * blocks,
     )
     return _add_up(du), draw, dA.sum(0).mT.contiguous(), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0
@@ -91,9 +92,9 @@ def _add_up(parts: Tensor) -> Tensor:
     return total
 
 
-def _flat(x: Tensor, first: int) -> object:
-    """As numpy, rows and columns of pixels (dimensions first and first + 1) made one."""
-    return x.flatten(first, first + 1).numpy()
+def _maps(x: Tensor, length: int, count: int = 1) -> object:
+    """As numpy, (maps, L, K, c): pixels in a row, all dimensions before them made one."""
+    return x.view(-1, length, count, x.shape[-1]).numpy()
 
 
 def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> tuple[object, ...]:
@@ -111,8 +112,8 @@ def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> tuple[object, ...]:
     }
     A2 = (A / math.log(2)).mT.contiguous().numpy()
     walk = np.array([walks[name] for name in directions], dtype=np.int64)
-    pictures = (_flat(x, 1) for x in (u, dt_raw, B, C))
-    u_flat, raw_flat, B_flat, C_flat = pictures
+    pixels, raw, into, out = (_maps(x, last + 1, x.shape[3] if x.dim() == 5 else 1) for x in (u, dt_raw, B, C))
     # without a product of step sizes, one of rank 0
-    weight = u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight
-    return u_flat, raw_flat, weight.mT.contiguous().numpy(), A2, B_flat, C_flat, D.numpy(), dt_bias.numpy(), h0.numpy(), walk
+    weight = (u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight).mT.contiguous()
+    fixed = (D.numpy(), dt_bias.numpy(), h0.numpy(), walk)
+    return pixels, raw, weight.numpy(), A2, into, out, *fixed

@@ -15,7 +15,18 @@ import numpy as np
 from numba import njit
 
 from ssmctx.scan.cpu_sizes import CHUNK, LANES, TILE
-from ssmctx.scan.cpu_tiles import advance, advance_and_emit, close, plain_steps, project, retrace, soft_steps
+from ssmctx.scan.cpu_tiles import (
+    add,
+    advance,
+    advance_and_emit,
+    close,
+    fetch,
+    plain_steps,
+    project,
+    put,
+    retrace,
+    soft_steps,
+)
 from ssmctx.scan.simd import WIDTH
 
 __all__ = ["scan_backward", "scan_forward"]
@@ -35,47 +46,21 @@ def _pixel(walk, position):
 
 
 @njit(**_INLINE)
-def _copy(source, b, pixels, c0, width, size, rows):
-    """Rows of pixels of a (batch, L, d) array."""
-    for t in range(size):
-        p = pixels[t]
-        for r in range(width):
-            rows[t, r] = source[b, p, np.uintp(c0 + r)]
-
-
-@njit(**_INLINE)
 def _read(u, raw, b, k, c0, width, lanes, weight, shift, softplus, walk, begin, size, pixels, x, low, given, dt, dtx):
     """Everything that does not depend on a state, for a chunk of positions from `begin` on."""
     for t in range(size):
         pixels[t] = _pixel(walk, begin + t)
-    if width == LANES:  # a constant length makes loops without a remainder
-        _copy(u, b, pixels, c0, LANES, size, x)
-    else:
-        _copy(u, b, pixels, c0, width, size, x)
+    fetch(u, b, 0, c0, pixels, x, size, width)
     rank = weight.shape[0]
     if rank > 0:
-        for t in range(size):
-            for j in range(rank):
-                low[t, j] = raw[b, pixels[t], k, j]
-        project(low, weight, shift, given, size, lanes)
+        fetch(raw, b, k, 0, pixels, low, size, rank)
+        project(low, weight, given, size, lanes)
     else:
-        for t in range(size):
-            p = pixels[t]
-            for r in range(width):
-                given[t, r] = raw[b, p, k, np.uintp(c0 + r)] + shift[0, r]
+        fetch(raw, b, k, c0, pixels, given, size, width)
     if softplus:
-        soft_steps(given, x, dt, dtx, size, lanes)
+        soft_steps(given, shift, x, dt, dtx, size, lanes)
     else:
-        plain_steps(given, x, dt, dtx, size, lanes)
-
-
-@njit(**_INLINE)
-def _weights(source, b, pixels, k, states, size, rows):
-    """Rows of B or C."""
-    for t in range(size):
-        p = pixels[t]
-        for n in range(states):
-            rows[t, n] = source[b, p, k, n]
+        plain_steps(given, shift, x, dt, dtx, size, lanes)
 
 
 @njit(**_INLINE)
@@ -92,27 +77,14 @@ def _parameters(A2, D, bias, weight, k, c0, width, A, skip, shift, part):
             part[j, r] = weight[k, j, np.uintp(c0 + r)]
 
 
-@njit(**_INLINE)
-def _write(y, fresh, v, part, b, c0, width, pixels, size):
-    """Put rows on their pixels: the first direction writes, the others add."""
-    for t in range(size):
-        p = pixels[t]
-        if fresh:
-            for r in range(width):
-                v[part, b, p, np.uintp(c0 + r)] = y[t, r]
-        else:
-            for r in range(width):
-                v[part, b, p, np.uintp(c0 + r)] += y[t, r]
-
-
 @njit(**_KERNEL)
-def scan_forward(u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, first, stride, v, last):
-    """Scan some tasks; writes their part of v (parts, batch, L, d) and of last (batch, K, d, N).
+def scan_forward(u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, parts, first, stride, v, last):
+    """Scan some tasks; writes their part of v (parts * batch, L, 1, d) and of last (batch, K, d, N).
 
     With as many parts as directions, each direction is a task of its own and writes its own part; with one part, the
     directions of a task add up in it. The order of additions, and so every bit, is the same.
     """
-    parts, batch, length, channels = v.shape
+    batch, length, _, channels = u.shape
     directions, states, _ = A2.shape
     padded = (states + TILE - 1) // TILE * TILE
     blocks = (channels + LANES - 1) // LANES
@@ -136,14 +108,37 @@ def scan_forward(u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, first, 
                     h[n, r] = h0[b, k, np.uintp(c0 + r), n]
             for begin in range(0, length, CHUNK):
                 size = min(CHUNK, length - begin)
-                _read(u, raw, b, k, c0, width, lanes, steps, shift, softplus, walks[k], begin, size, pixels, x, low, given, dt, dtx)
-                _weights(B, b, pixels, k, states, size, into)
-                _weights(C, b, pixels, k, states, size, out)
+                _read(
+                    u,
+                    raw,
+                    b,
+                    k,
+                    c0,
+                    width,
+                    lanes,
+                    steps,
+                    shift,
+                    softplus,
+                    walks[k],
+                    begin,
+                    size,
+                    pixels,
+                    x,
+                    low,
+                    given,
+                    dt,
+                    dtx,
+                )
+                fetch(B, b, k, 0, pixels, into, size, states)
+                fetch(C, b, k, 0, pixels, out, size, states)
                 for t in range(size):
                     for r in range(LANES):
                         y[t, r] = skip[0, r] * x[t, r]
                 advance_and_emit(h, A, dt, dtx, into, out, y, size, lanes)
-                _write(y, k == 0 or parts > 1, v, part, b, c0, width, pixels, size)
+                if k == 0 or parts > 1:
+                    put(y, v, part * batch + b, 0, c0, pixels, size, width)
+                else:
+                    add(y, v, b, 0, c0, pixels, size, width)
             for n in range(states):
                 for r in range(width):
                     last[b, k, np.uintp(c0 + r), n] = h[n, r]
@@ -151,15 +146,38 @@ def scan_forward(u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, first, 
 
 @njit(**_KERNEL)
 def scan_backward(
-    dv, dlast, u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, first, stride, du, draw, dA, dB, dC, dD, dbias, dh0
+    dv,
+    dlast,
+    u,
+    raw,
+    weight,
+    A2,
+    B,
+    C,
+    D,
+    bias,
+    h0,
+    walks,
+    softplus,
+    parts,
+    first,
+    stride,
+    du,
+    draw,
+    dA,
+    dB,
+    dC,
+    dD,
+    dbias,
+    dh0,
 ):
     """Gradients of some tasks of `scan_forward`.
 
-    Writes du (parts, batch, L, d), draw (batch, L, K, d), dA (batch, K, N, d), dD and dbias (batch, K, d), dh0
-    (batch, K, d, N) and, one part a block of channels, dB and dC (blocks, batch, L, K, N). Keeps the states at the
+    Writes du (parts * batch, L, 1, d), draw (batch, L, K, d), dA (batch, K, N, d), dD and dbias (batch, K, d), dh0
+    (batch, K, d, N) and, one part a block of channels, dB and dC (blocks * batch, L, K, N). Keeps the states at the
     start of each chunk of positions and recomputes those within.
     """
-    parts, batch, length, channels = du.shape
+    batch, length, _, channels = u.shape
     directions, states, _ = A2.shape
     padded = (states + TILE - 1) // TILE * TILE
     blocks = (channels + LANES - 1) // LANES
@@ -195,30 +213,85 @@ def scan_backward(
             starts[0] = h
             for chunk in range(chunks - 1):  # to the start of the last chunk, keeping the state at each start
                 begin = chunk * CHUNK
-                _read(u, raw, b, k, c0, width, lanes, steps, shift, softplus, walks[k], begin, CHUNK, pixels, x, low, given, dt, dtx)
-                _weights(B, b, pixels, k, states, CHUNK, into)
+                _read(
+                    u,
+                    raw,
+                    b,
+                    k,
+                    c0,
+                    width,
+                    lanes,
+                    steps,
+                    shift,
+                    softplus,
+                    walks[k],
+                    begin,
+                    CHUNK,
+                    pixels,
+                    x,
+                    low,
+                    given,
+                    dt,
+                    dtx,
+                )
+                fetch(B, b, k, 0, pixels, into, CHUNK, states)
                 advance(h, A, dt, dtx, into, CHUNK, lanes)
                 starts[chunk + 1] = h
             for chunk in range(chunks - 1, -1, -1):  # and back again
                 begin = chunk * CHUNK
                 size = min(CHUNK, length - begin)
-                _read(u, raw, b, k, c0, width, lanes, steps, shift, softplus, walks[k], begin, size, pixels, x, low, given, dt, dtx)
-                _weights(B, b, pixels, k, states, size, into)
-                _weights(C, b, pixels, k, states, size, out)
-                _copy(dv, b, pixels, c0, width, size, g)
+                _read(
+                    u,
+                    raw,
+                    b,
+                    k,
+                    c0,
+                    width,
+                    lanes,
+                    steps,
+                    shift,
+                    softplus,
+                    walks[k],
+                    begin,
+                    size,
+                    pixels,
+                    x,
+                    low,
+                    given,
+                    dt,
+                    dtx,
+                )
+                fetch(B, b, k, 0, pixels, into, size, states)
+                fetch(C, b, k, 0, pixels, out, size, states)
+                fetch(dv, b, 0, c0, pixels, g, size, width)
                 h[:], grad_dt[:], grad_dtx[:] = starts[chunk], 0, 0
                 retrace(
-                    h, A, dt, dtx, into, out, g, carry, grad_A, grad_dt, grad_dtx, grad_into, grad_out, trail, sums, size, lanes
+                    h,
+                    A,
+                    dt,
+                    dtx,
+                    into,
+                    out,
+                    g,
+                    carry,
+                    grad_A,
+                    grad_dt,
+                    grad_dtx,
+                    grad_into,
+                    grad_out,
+                    trail,
+                    sums,
+                    size,
+                    lanes,
                 )
                 close(given, x, dt, g, skip, grad_dt, grad_dtx, grad_D, grad_bias, softplus, size, lanes)
-                for t in range(size):
-                    p = pixels[t]
-                    for n in range(states):
-                        dB[block, b, p, k, n] = grad_into[t, n]
-                        dC[block, b, p, k, n] = grad_out[t, n]
-                    for r in range(width):
-                        draw[b, p, k, np.uintp(c0 + r)] = grad_dt[t, r]
-                _write(grad_dtx, k == 0 or parts > 1, du, part, b, c0, width, pixels, size)
+                put(grad_into, dB, block * batch + b, k, 0, pixels, size, states)
+                put(grad_out, dC, block * batch + b, k, 0, pixels, size, states)
+                put(grad_dt, draw, b, k, c0, pixels, size, width)
+                if k == 0 or parts > 1:
+                    put(grad_dtx, du, part * batch + b, 0, c0, pixels, size, width)
+                else:
+                    add(grad_dtx, du, b, 0, c0, pixels, size, width)
             for r in range(width):
                 dD[b, k, np.uintp(c0 + r)] = grad_D[0, r]
                 dbias[b, k, np.uintp(c0 + r)] = grad_bias[0, r]

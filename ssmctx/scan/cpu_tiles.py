@@ -12,18 +12,65 @@ from typing import Any
 from ssmctx.scan.cpu_sizes import TILE
 from ssmctx.scan.simd import WIDTH, Array, Builder, exp2, sigmoid, softplus, vectors
 
-__all__ = ["advance", "advance_and_emit", "close", "plain_steps", "project", "retrace", "soft_steps"]
+__all__ = [
+    "add",
+    "advance",
+    "advance_and_emit",
+    "close",
+    "fetch",
+    "plain_steps",
+    "project",
+    "put",
+    "retrace",
+    "soft_steps",
+]
 
 _LN2 = 0.6931471805599453
 
 
 @vectors
-def project(b: Builder, low: Array, weight: Array, shift: Array, given: Array, size: Any, lanes: Any) -> None:
-    """given = shift + low @ weight; low (positions, rank), weight (rank, channels)."""
-    zero = b.index(0)
+def fetch(
+    b: Builder, source: Array, i: Any, k: Any, c0: Any, pixels: Array, rows: Array, size: Any, width: Any
+) -> None:
+    """rows[t] = source[i, pixels[t], k, c0 : c0 + width]."""
+    with b.loop(size) as t:
+        p, whole = pixels.get(t), b.whole_vectors(width)
+        with b.loop(whole, WIDTH) as r:
+            rows[t, r] = source[i, p, k, b.ir.add(c0, r)]
+        with b.loop(width, start=whole) as r:
+            rows.put(source.get(i, p, k, b.ir.add(c0, r)), t, r)
+
+
+@vectors
+def put(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels: Array, size: Any, width: Any) -> None:
+    """target[i, pixels[t], k, c0 : c0 + width] = rows[t]."""
+    with b.loop(size) as t:
+        p, whole = pixels.get(t), b.whole_vectors(width)
+        with b.loop(whole, WIDTH) as r:
+            target[i, p, k, b.ir.add(c0, r)] = rows[t, r]
+        with b.loop(width, start=whole) as r:
+            target.put(rows.get(t, r), i, p, k, b.ir.add(c0, r))
+
+
+@vectors
+def add(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels: Array, size: Any, width: Any) -> None:
+    """target[i, pixels[t], k, c0 : c0 + width] += rows[t]."""
+    with b.loop(size) as t:
+        p, whole = pixels.get(t), b.whole_vectors(width)
+        with b.loop(whole, WIDTH) as r:
+            c = b.ir.add(c0, r)
+            target[i, p, k, c] = target[i, p, k, c] + rows[t, r]
+        with b.loop(width, start=whole) as r:
+            c = b.ir.add(c0, r)
+            target.put(b.ir.fadd(target.get(i, p, k, c), rows.get(t, r)), i, p, k, c)
+
+
+@vectors
+def project(b: Builder, low: Array, weight: Array, given: Array, size: Any, lanes: Any) -> None:
+    """given = low @ weight; low (positions, rank), weight (rank, channels)."""
     with b.loop(lanes, WIDTH) as r, b.loop(size, 4) as t:
         rows = [b.plus(t, i) for i in range(4)]
-        sums = [b.variable(shift[zero, r]) for _ in rows]
+        sums = [b.variable(b.number(0.0)) for _ in rows]
         with b.loop(weight.shape[0]) as j:
             column = weight[j, r]
             for row, total in zip(rows, sums, strict=True):
@@ -32,23 +79,27 @@ def project(b: Builder, low: Array, weight: Array, shift: Array, given: Array, s
             given[row, r] = total.value
 
 
-def _steps(b: Builder, given: Array, x: Array, dt: Array, dtx: Array, size: Any, lanes: Any, soft: bool) -> None:
-    with b.loop(size) as t, b.loop(lanes, WIDTH) as r:
-        step = softplus(given[t, r]) if soft else given[t, r]
-        dt[t, r] = step
-        dtx[t, r] = step * x[t, r]
+def _steps(
+    b: Builder, given: Array, shift: Array, x: Array, dt: Array, dtx: Array, size: Any, lanes: Any, soft: bool
+) -> None:
+    with b.loop(lanes, WIDTH) as r:
+        bias = shift[b.index(0), r]
+        with b.loop(size) as t:
+            raw = given[t, r] + bias
+            step = softplus(raw) if soft else raw
+            given[t, r], dt[t, r], dtx[t, r] = raw, step, step * x[t, r]
 
 
 @vectors
-def soft_steps(b: Builder, given: Array, x: Array, dt: Array, dtx: Array, size: Any, lanes: Any) -> None:
-    """dt = softplus(given), dtx = dt * x."""
-    _steps(b, given, x, dt, dtx, size, lanes, soft=True)
+def soft_steps(b: Builder, given: Array, shift: Array, x: Array, dt: Array, dtx: Array, size: Any, lanes: Any) -> None:
+    """Adds shift to given; dt = softplus(given), dtx = dt * x."""
+    _steps(b, given, shift, x, dt, dtx, size, lanes, soft=True)
 
 
 @vectors
-def plain_steps(b: Builder, given: Array, x: Array, dt: Array, dtx: Array, size: Any, lanes: Any) -> None:
-    """dt = given, dtx = dt * x."""
-    _steps(b, given, x, dt, dtx, size, lanes, soft=False)
+def plain_steps(b: Builder, given: Array, shift: Array, x: Array, dt: Array, dtx: Array, size: Any, lanes: Any) -> None:
+    """Adds shift to given; dt = given, dtx = dt * x."""
+    _steps(b, given, shift, x, dt, dtx, size, lanes, soft=False)
 
 
 def _walk(
@@ -127,7 +178,7 @@ def retrace(
         states = [b.plus(first, i) for i in tile]
         with b.loop(size) as t:
             for i in range(2 * TILE):
-                sums[t, b.index(i), zero] = dt[zero, zero].of(0.0)
+                sums[t, b.index(i), zero] = b.number(0.0)
         with b.loop(lanes, WIDTH) as r:
             rates = [A[n, r] for n in states]
             replayed = [b.variable(h[n, r]) for n in states]
@@ -196,4 +247,3 @@ def close(
             of_D.value = g[t, r] * u + of_D.value
             of_bias.value = of_given + of_bias.value
         grad_D[zero, r], grad_bias[zero, r] = of_D.value, of_bias.value
-

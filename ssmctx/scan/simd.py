@@ -41,9 +41,7 @@ class Vector:
 
     def of(self, other: Vector | float) -> Vector:
         """A number in every lane; a vector as it is."""
-        if isinstance(other, Vector):
-            return other
-        return Vector(self.ir, ir.Constant(_FLOATS, [float(np.float32(other))] * WIDTH))
+        return other if isinstance(other, Vector) else _constant(self.ir, other)
 
     def __add__(self, other: Vector | float) -> Vector:
         return Vector(self.ir, self.ir.fadd(self.value, self.of(other).value, flags=_FLAGS))
@@ -61,9 +59,7 @@ class Vector:
         """Times 2^k, k in the low bits of `whole`: added to the exponent, where it must not overflow."""
         shift = ir.Constant(_INTS, [23] * WIDTH)
         exponent = self.ir.shl(self.ir.bitcast(whole.value, _INTS), shift)
-        return Vector(
-            self.ir, self.ir.bitcast(self.ir.add(self.ir.bitcast(self.value, _INTS), exponent), _FLOATS)
-        )
+        return Vector(self.ir, self.ir.bitcast(self.ir.add(self.ir.bitcast(self.value, _INTS), exponent), _FLOATS))
 
     def where(self, condition: Any, other: float) -> Vector:
         """Itself where an IR index is not 0, another number where it is."""
@@ -78,6 +74,10 @@ class Vector:
             halves = [ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(i, i + width))) for i in (0, width)]
             value = self.ir.fadd(*(self.ir.shuffle_vector(value, value, half) for half in halves))
         return self.ir.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+def _constant(ir_builder: Any, number: float) -> Vector:
+    return Vector(ir_builder, ir.Constant(_FLOATS, [float(np.float32(number))] * WIDTH))
 
 
 def maximum(x: Vector, y: Vector | float) -> Vector:
@@ -128,7 +128,7 @@ def _polynomial(x: Vector, *coefficients: float) -> Vector:
 
 
 class Array:
-    """A C-ordered float32 array of a kernel."""
+    """A C-ordered array of a kernel: vectors of float32, or single elements of any type."""
 
     def __init__(self, ir_builder: Any, struct: Any) -> None:
         self.ir, self.data = ir_builder, struct.data
@@ -153,11 +153,15 @@ class Array:
     def spread(self, *index: Any) -> Vector:
         """One element in every lane."""
         undefined, zero = ir.Constant(_FLOATS, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-        one = self.ir.insert_element(undefined, self.ir.load(self._pointer(index)), zero)
+        one = self.ir.insert_element(undefined, self.get(*index), zero)
         return Vector(self.ir, self.ir.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH)))
 
+    def get(self, *index: Any) -> Any:
+        """One element, an IR value."""
+        return self.ir.load(self._pointer(index))
+
     def put(self, value: Any, *index: Any) -> None:
-        """Store one element, an IR float."""
+        """Store one element."""
         self.ir.store(value, self._pointer(index))
 
 
@@ -171,14 +175,19 @@ class Builder:
         """A fixed index."""
         return ir.Constant(_INDEX, number)
 
+    def number(self, number: float) -> Vector:
+        """A number in every lane."""
+        return _constant(self.ir, number)
+
     def plus(self, index: Any, number: int) -> Any:
         """index + number."""
         return self.ir.add(index, self.index(number))
 
     @contextmanager
-    def loop(self, stop: Any, step: int = 1) -> Iterator[Any]:
-        """The body of a loop over 0, step, ... below stop (an IR index); yields the index."""
-        with cgutils.for_range_slice(self.ir, self.index(0), stop, self.index(step), intp=_INDEX) as (index, _):
+    def loop(self, stop: Any, step: int = 1, start: Any = None) -> Iterator[Any]:
+        """The body of a loop over start (0 by default), start + step, ... below stop, all IR indices."""
+        start = self.index(0) if start is None else start
+        with cgutils.for_range_slice(self.ir, start, stop, self.index(step), intp=_INDEX) as (index, _):
             yield index
 
     @contextmanager
@@ -186,6 +195,10 @@ class Builder:
         """The body of a loop over start - 1, ..., 0."""
         with cgutils.for_range(self.ir, start, intp=_INDEX) as loop:
             yield self.ir.sub(self.ir.sub(start, self.index(1)), loop.index)
+
+    def whole_vectors(self, number: Any) -> Any:
+        """The largest multiple of a vector's width that is not above an index."""
+        return self.ir.and_(number, self.index(-WIDTH))
 
     def variable(self, value: Vector) -> Variable:
         """A vector that a loop changes."""
