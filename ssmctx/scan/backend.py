@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError, BackendUnavailableError
 from ssmctx.registry import scan_backends
-from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["Backend", "backends", "load", "resolve"]
 

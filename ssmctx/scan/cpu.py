@@ -17,6 +17,7 @@ from ssmctx.scan.threads import share_out
 __all__ = ["backend", "backward", "forward"]
 
 _FEW_TASKS = 8
+_LARGE = 1 << 22
 
 
 def backend() -> Backend:
@@ -78,10 +79,12 @@ def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
     """Parts that the output is made in, and blocks of channels.
 
     With few blocks each direction is a task of its own, so that there is something to share out; the parts are then
-    added up in the order in which one task would have added them, so that this changes no bit.
+    added up in the order in which one task would have added them, so that this changes no bit. Large pictures, whose
+    parts take memory, are split only where threads would stand idle.
     """
     blocks = -(-u.shape[-1] // LANES)
-    return (len(directions) if len(u) * blocks < _FEW_TASKS else 1), blocks
+    wanted = _FEW_TASKS if u.numel() < _LARGE else torch.get_num_threads()
+    return (len(directions) if len(u) * blocks < wanted else 1), blocks
 
 
 def _add_up(parts: Tensor) -> Tensor:

@@ -169,9 +169,9 @@ def retrace(
 ) -> None:
     """Gradients of `advance`, which starts from h: g is that of y, carry that of the last states.
 
-    Adds to grad_A, grad_dt (of dt as A sees it) and grad_dtx, writes grad_B and grad_C, summed over the lanes, and leaves
-    in carry the gradient of h. trail (positions + 1, 2 * TILE, 16) takes states and decays, sums (positions, 2 * TILE,
-    16) what is to be summed over the lanes.
+    Adds to grad_A, grad_dt (of dt as A sees it) and grad_dtx, writes grad_B and grad_C, summed over the lanes, and
+    leaves in carry the gradient of h. trail (positions + 1, 2 * TILE, 16) takes states and decays, sums (positions,
+    2 * TILE, 16) what is to be summed over the lanes.
     """
     tile, zero = range(TILE), b.index(0)
     with b.loop(h.shape[0], TILE) as first:
@@ -234,7 +234,7 @@ def close(
     size: Any,
     lanes: Any,
 ) -> None:
-    """From `retrace`'s sums to gradients: of given in grad_dt's place, of x in grad_dtx's; adds to grad_D, grad_bias."""
+    """From `retrace`'s sums to gradients: of given in grad_dt, of x in grad_dtx; adds to grad_D and grad_bias."""
     zero = b.index(0)
     with b.loop(lanes, WIDTH) as r:
         of_D, of_bias = b.variable(grad_D[zero, r]), b.variable(grad_bias[zero, r])
