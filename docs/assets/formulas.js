@@ -1,0 +1,5 @@
+// Formulas arrive as \( \) and \[ \]; only elements that the Markdown extension marked are set.
+window.MathJax = {
+  tex: { inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]], processEscapes: true },
+  options: { ignoreHtmlClass: ".*|", processHtmlClass: "arithmatex" },
+};
