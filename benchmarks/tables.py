@@ -112,12 +112,12 @@ def decode_anywhere(report: Report) -> str:
         for name, value in report.items()
         if name.startswith("drift")
     ]
-    share = 100 * report["guard_bytes"] / report["bytes"]
+    guard, whole = report["guard_bytes"], report["bytes"]
     return (
         table(["encoded, then decoded", "symbols exact", "pixel values one level off"], rows)
         + "\n"
         + table(["drift of scales", "largest, relative", "band / drift", "rows that would differ"], drift)
-        + f"\nThe guard, checksums included, is {report['guard_bytes']:,} of {report['bytes']:,} bytes, {share:.1f} %.\n"
+        + f"\nThe guard, checksums included, is {guard:,} of {whole:,} bytes, {100 * guard / whole:.1f} %.\n"
     )
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from ssmctx import registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,6 +29,19 @@ def blocks(page: Path) -> list[tuple[int, str, bool]]:
 
 def compiled(page: Path, line: int, code: str):
     return compile("\n" * line + code, str(page), "exec")  # an error names the line of the page
+
+
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """What pages register, and how they log, ends with their test."""
+    for kind in ("blocks", "coders", "contexts", "entropy_models", "scan_backends"):
+        of_kind = getattr(registry, kind)
+        monkeypatch.setattr(of_kind, "_targets", dict(of_kind._targets))
+    ours, root = logging.getLogger("ssmctx"), logging.getLogger()
+    level, handlers = ours.level, root.handlers[:]
+    yield
+    ours.setLevel(level)
+    root.handlers[:] = handlers
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in RUN_ELSEWHERE], ids=lambda p: p.stem)
@@ -51,7 +67,8 @@ def test_every_recipe_of_compressai_trains_and_decodes_exactly():
 
 @pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda p: p.stem)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\((?!http)([^)#\s]+)", page.read_text()):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    for target in re.findall(r"\]\((?!http)([^)#\s]+)", prose):
         assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 

@@ -44,7 +44,7 @@ def use(x: torch.Tensor) -> int:
     coded: dict[str, object] = model.compress(x)
     y: torch.Tensor = selective_scan(x, x, x, x, x)
     v: torch.Tensor = cross_selective_scan(x, x, x, x, x, x, x, ["row"])
-    out, last = selective_scan(x, x, x, x, x, return_last_state=True)
+    v, y = selective_scan(x, x, x, x, x, return_last_state=True)
     assert_causal(Mine(20), y, v)
     assert_round_trip(model, x)
     backends()
@@ -52,6 +52,6 @@ def use(x: torch.Tensor) -> int:
     costs: list[int] = [part.parameters for part in profile(model, (4, 6))]
     layers = torch.nn.Sequential(VSSBlock(8), WindowLocalAttention(8))
     picture = CodedPicture.from_bytes(b"")
-    caught: type[SsmctxError] = StreamError
-    width: int = picture.width
+    caught: list[type[SsmctxError]] = [StreamError]
+    width: int = picture.width + len(caught)
     return count_bits(coded["strings"]) + steps + len(names) + sum(costs) + width + len(version) + len(list(layers))
