@@ -14,8 +14,11 @@ from pathlib import Path
 import griffe
 from public_api import MODULES, ROOT, names
 
+from ssmctx.registry import Registry
+
 CONFIGURATION = ROOT / "mkdocs.yml"
 FOLDER = Path("docs/reference")
+FRONT_DOOR = (ROOT / "ssmctx" / "__init__.py").read_text()
 TITLES = {
     "ssmctx": "The front door",
     "ssmctx.layers": "Layers",
@@ -61,7 +64,7 @@ def pages() -> dict[Path, str]:
     for module, members in public().items():
         index += [f"\n## {TITLES[module]}\n", f"`{module}`\n", "| name | what it is |", "|---|---|"]
         for name in members:
-            made[FOLDER / module / f"{name}.md"] = f"::: {target(module, name)}\n"
+            made[FOLDER / module / f"{name}.md"] = f"::: {target(module, name)}\n" + registered(package, module, name)
             index.append(f"| [`{name}`]({module}/{name}.md) | {summary(package, target(module, name))} |")
     made[FOLDER / "index.md"] = "\n".join(index) + "\n"
     return made
@@ -71,6 +74,18 @@ def target(module: str, name: str) -> str:
     """Path of a name for the documentation; `ssmctx.profile` is also a module, whose function is meant."""
     path = f"{module}.{name}"
     return f"{path}.{name}" if path == "ssmctx.profile" else path
+
+
+def registered(package: griffe.Object, module: str, name: str) -> str:
+    """For a registry, the table of what this package puts there."""
+    registry = getattr(importlib.import_module(module), name)
+    if not isinstance(registry, Registry):
+        return ""
+    rows = ["\n| name | what it is | path |", "|---|---|---|"]
+    for key, made_by in re.findall(rf'^_registry\.{name}\.register\("(.+)", "(.+)"\)$', FRONT_DOOR, flags=re.M):
+        path = made_by.replace(":", ".")
+        rows.append(f"| `{key}` | {summary(package, path)} | `{path}` |")
+    return "\n".join(rows) + "\n"
 
 
 def summary(package: griffe.Object, path: str) -> str:
