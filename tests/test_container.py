@@ -1,6 +1,7 @@
 """The file: golden bytes of every version, and a typed error for every cut, every flipped bit and hostile headers."""
 
 import dataclasses
+import os
 import tracemalloc
 import zlib
 
@@ -20,7 +21,9 @@ PICTURE = CodedPicture(
 GOLDEN = {
     1: "5349431a0100010203040506070003000000020000"
     "0b0000000c00000073747265616d206f66207973747265616d206f66207a211425cd95",
-    2: "5349431a020001020304050607636f6465438006800420300"
+    2: "5349431a020001020304050607636f646543800680042030080c0b0c1273747265616d206f66207973747265616d206f66207a21"
+    "0004020700ffff0303fa0400880900f80fdbc326320f",
+    3: "5349431a030001020304050607636f6465438006800420300"
     "80c0b0c0573747265616d206f66207973747265616d206f66207a216775617264",
 }
 
@@ -31,7 +34,7 @@ def with_checksum(body: bytes) -> bytes:
 
 def test_golden_bytes():
     data = PICTURE.to_bytes()
-    assert data == with_checksum(bytes.fromhex(GOLDEN[2]))
+    assert data == with_checksum(bytes.fromhex(GOLDEN[3]))
     assert CodedPicture.from_bytes(data) == PICTURE
     assert len(data) - sum(map(len, PICTURE.strings)) == 33
 
@@ -51,9 +54,21 @@ def test_version_1_is_read():
     picture.check_model(bytes(range(8)), b"any ")
 
 
-@pytest.mark.parametrize("version", [1, 2])
+def test_version_2_is_read():
+    """Its guard, in the plain form of its day, becomes one that today's codecs read."""
+    picture = CodedPicture.from_bytes(bytes.fromhex(GOLDEN[2]))
+    y, z, guard = picture.strings
+    assert dataclasses.replace(picture, strings=PICTURE.strings) == PICTURE
+    assert (y, z) == PICTURE.strings[:2]
+    read = Guard.from_bytes(guard, 9000, 1)
+    assert (read.band, read.checksums, read.doublings) == (2.0**-14, (7, 65535), 3)
+    assert [x.tolist() for x in (read.shifts, read.places)] == [[3, 250], [0, 77, 78, 8999]]
+    assert CodedPicture.from_bytes(picture.to_bytes()) == picture
+
+
+@pytest.mark.parametrize("version", GOLDEN)
 def test_every_cut_and_every_flipped_bit_raises(version):
-    data = bytes.fromhex(GOLDEN[1]) if version == 1 else PICTURE.to_bytes()
+    data = PICTURE.to_bytes() if version == 3 else bytes.fromhex(GOLDEN[version])
     for length in range(len(data)):
         with pytest.raises(CorruptStreamError):
             CodedPicture.from_bytes(data[:length])
@@ -65,7 +80,11 @@ def test_every_cut_and_every_flipped_bit_raises(version):
                 CodedPicture.from_bytes(bytes(changed))
 
 
-@given(st.binary(max_size=200), st.sampled_from([b"", b"SIC\x1a", b"SIC\x1a\x01", b"SIC\x1a\x02"]), st.booleans())
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"SIC\x1a", b"SIC\x1a\x01", b"SIC\x1a\x02", b"SIC\x1a\x03"]),
+    st.booleans(),
+)
 def test_foreign_data_raises(data, start, right_checksum):
     data = with_checksum(start + data) if right_checksum else start + data
     try:
@@ -79,7 +98,7 @@ def hostile(**changes) -> bytes:
     """The picture with other numbers in its header, and a checksum that fits."""
     names = ("width", "height", "y0", "y1", "z0", "z1", "y", "z", "guard")
     values = dict(zip(names, (768, 512, 32, 48, 8, 12, 11, 12, 5), strict=True)) | changes
-    head = bytes.fromhex(GOLDEN[2])[:18]
+    head = bytes.fromhex(GOLDEN[3])[:18]
     return with_checksum(head + b"".join(map(put_varint, values.values())) + b"".join(PICTURE.strings))
 
 
@@ -88,6 +107,9 @@ def hostile(**changes) -> bytes:
     [
         ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no encoder of ours writes"),
         ({"width": 0}, "0 x 512 pixels"),
+        ({"width": 2**15, "height": 2**15 + 1}, "32768 x 32769 pixels"),
+        ({"y0": 513}, r"latents of \[\(513, 48\)"),
+        ({"z1": 769}, r"latents of .*\(8, 769\)"),
         ({"y0": 2**31}, r"latents of \[\(2147483648, 48\), \(8, 12\)\] cells for 512 x 768 pixels"),
         ({"z1": 0}, r"latents of .*\(8, 0\)"),
         ({"y": 2**32}, r"the header promises 429496\d+ bytes, the file has 6\d: cut off or damaged"),
@@ -103,6 +125,22 @@ def test_hostile_headers_are_refused_before_anything_is_allocated(changes, messa
     tracemalloc.stop()
 
 
+def test_the_largest_picture_and_latents_as_large_as_it():
+    picture = dataclasses.replace(PICTURE, width=2**15, height=2**15, y_size=(2**15, 1), z_size=(1, 2**15))
+    assert CodedPicture.from_bytes(picture.to_bytes()) == picture
+    with pytest.raises(ArgumentError, match="got 32769 x 32768"):
+        dataclasses.replace(picture, width=2**15 + 1).to_bytes()
+
+
+def test_what_is_for_information_may_be_unknown():
+    for backend, read in (("triton", "triton"), ("mamba_ssm", "mamba_ssm"), ("another", ""), ("", "")):
+        picture = dataclasses.replace(PICTURE, backend=backend, float_bytes=8)
+        assert CodedPicture.from_bytes(picture.to_bytes()) == dataclasses.replace(picture, backend=read)
+    data = bytearray(PICTURE.to_bytes()[:-4])
+    data[17] = 0x4F  # a backend of a later release
+    assert CodedPicture.from_bytes(with_checksum(bytes(data))).backend == ""
+
+
 def test_messages():
     data = PICTURE.to_bytes()
     with pytest.raises(CorruptStreamError, match=r"not a \.sic file: it starts with b'\\x89PNG'"):
@@ -111,10 +149,10 @@ def test_messages():
         CodedPicture.from_bytes(data[:-1])
     with pytest.raises(CorruptStreamError, match="checksum is wrong"):
         CodedPicture.from_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(CorruptStreamError, match="of version 9, this release reads up to 2: use a newer release"):
+    with pytest.raises(CorruptStreamError, match="of version 9, this release reads up to 3: use a newer release"):
         CodedPicture.from_bytes(data[:4] + b"\x09" + data[5:])
     with pytest.raises(CorruptStreamError, match="the data ends within the length of y's stream: it was cut"):
-        CodedPicture.from_bytes(with_checksum(bytes.fromhex(GOLDEN[2])[:26]))
+        CodedPicture.from_bytes(with_checksum(bytes.fromhex(GOLDEN[3])[:26]))
     with pytest.raises(ModelMismatchError, match="written by model 0001020304050607, this one is 00000000000000ff"):
         PICTURE.check_model(b"\0\0\0\0\0\0\0\xff", b"code")
     with pytest.raises(ModelMismatchError, match="coder and tables 636f6465, this model has 65646f63"):
@@ -131,8 +169,20 @@ def test_numbers_survive_and_have_one_form(value, after):
     assert take_varint(data + after, 0, "it") == (value, len(data))
     with pytest.raises(CorruptStreamError, match="the data ends within it"):
         take_varint(data[:-1], 0, "it")
+    with pytest.raises(CorruptStreamError, match="the data ends within it"):
+        take_varint(data, len(data) + 1, "it")
     with pytest.raises(CorruptStreamError, match="it is not written as an encoder writes it"):
         take_varint(data[:-1] + bytes([data[-1] | 128, 0]) + b"\xff" * 5, 0, "it")
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path):
+    mask = os.umask(0o027)
+    try:
+        write_whole(tmp_path / "file", b"data")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
 
 
 def test_writing_leaves_the_whole_file_or_the_old_one(tmp_path, monkeypatch):

@@ -362,6 +362,14 @@ def test_tables_that_cannot_be(cdfs, lengths, offsets, message):
         CodingTables.from_lists(cdfs, lengths, offsets)
 
 
+def test_at_most_65536_rows():
+    rows = np.tile(np.array(ROW, np.int32), (65537, 1))
+    lengths, offsets = np.full(65537, 3, np.int32), np.zeros(65537, np.int32)
+    assert len(CodingTables(rows[1:], lengths[1:], offsets[1:]).cdfs) == 65536
+    with pytest.raises(ArgumentError, match="the same 1 to 65536 rows, got 65537, 65537 and 65537"):
+        CodingTables(rows, lengths, offsets)
+
+
 def test_tables_take_int32_arrays_only_and_keep_their_own():
     cdfs, lengths, offsets = np.array([ROW], np.int32), np.array([3], np.int32), np.array([0], np.int32)
     tables = CodingTables(cdfs, lengths, offsets)

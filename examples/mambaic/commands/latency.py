@@ -1,0 +1,39 @@
+"""`latency`: a table of coding times."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mambaic.commands.notes import note_different_pictures
+
+NAME, HELP = "latency", "table of encode and decode times beside BD-rates (the paper's table 1), in Markdown"
+EXAMPLES = """examples:
+  mambaic_full.py latency ours.json classical/jpeg.json vtm --anchor vtm
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.epilog = EXAMPLES
+    add = parser.add_argument
+    add("curves", nargs="+", help="JSON files of `eval`, `classical` or CompressAI, or names of published curves")
+    add("--anchor", default=None, help="also print BD-rates against this curve; a dash where there is none")
+    add("--metric", default="psnr", help="of the BD-rate: psnr or ms-ssim")
+    add("--out", type=Path, default=None, help="also write the table to this file")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    from mambaic.curves import read_curve
+    from mambaic.latency import latency_table
+    from ssmctx.entropy.container import write_whole
+
+    anchor = None if options.anchor is None else read_curve(options.anchor)
+    curves = [read_curve(source) for source in options.curves]
+    table = latency_table(curves, anchor, options.metric)
+    if anchor is not None:
+        note_different_pictures([anchor, *curves])
+    print(table)
+    if options.out is not None:
+        write_whole(options.out, (table + "\n").encode())
