@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -36,6 +37,7 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "versions": versions,
         "commit": commit.stdout.strip(),
+        "date": date.today().isoformat(),
     }
 
 

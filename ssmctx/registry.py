@@ -20,9 +20,8 @@ class Registry(Generic[T]):
     """Names for the components of one kind.
 
     A component is registered as an object or as the string `"module:attribute"`, which is imported when it is first
-    used.
-    Other packages add theirs with an entry point in the group `ssmctx.<kind>s`; those are read when a name is first
-    looked up.
+    used. Other packages add theirs with an entry point in the group `ssmctx.<kind>s` (`ssmctx.contexts`,
+    `ssmctx.scan_backends`); those are read when a name is first looked up.
 
     Args:
         kind: what the components are, in the singular, as error messages say it.
@@ -108,7 +107,16 @@ class Registry(Generic[T]):
 
 
 blocks: Registry[Any] = Registry("block")
+"""Foundation blocks, (batch, dim, H, W) to the same; made with `dim` and, for transforms, `drop_path`."""
+
 coders: Registry[Any] = Registry("coder")
+"""Entropy coders, `ssmctx.entropy.coders.Coder`; made without arguments."""
+
 contexts: Registry[Any] = Registry("context")
+"""Context models, `ssmctx.ContextModel`; made with `M`."""
+
 entropy_models: Registry[Any] = Registry("entropy model")
+"""Entropy models, latent codecs in CompressAI's contract; made with `M`."""
+
 scan_backends: Registry[Any] = Registry("scan backend")
+"""Scan backends, `ssmctx.scan.Backend`; made without arguments."""

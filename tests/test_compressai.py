@@ -1,5 +1,8 @@
 """Inside CompressAI: the entropy model is a latent codec of its SimpleVAECompressionModel."""
 
+import warnings
+
+import pytest
 import torch
 from compressai.latent_codecs import LatentCodec
 from compressai.models import SimpleVAECompressionModel
@@ -38,3 +41,33 @@ def test_compressais_own_loading_works_before_and_after_update():
     updated.update(force=True)
     for target in (Codec(), updated):
         target.load_state_dict(updated.state_dict())
+
+
+def test_compressai_knows_our_modules():
+    from compressai.registry import MODELS, MODULES
+
+    import ssmctx
+    import ssmctx.compat.compressai as compat
+
+    assert MODULES["VSSBlock"] is ssmctx.VSSBlock
+    assert {f"ssmctx.context.{name}" for name in ssmctx.registry.contexts.names()} <= set(MODULES)
+    assert MODELS["mambaic"](N=4, M=20, depths=(0, 0, 0, 0), hyper_channels=6, d_state=2).latent_codec.M == 20
+    compat.register()  # a second time changes nothing
+    MODULES["VSSBlock"] = object
+    try:
+        with pytest.raises(ssmctx.errors.DuplicateNameError, match="another module called 'VSSBlock'"):
+            compat.register()
+    finally:
+        MODULES["VSSBlock"] = ssmctx.VSSBlock
+
+
+@pytest.mark.parametrize("version", ["1.2.5", "1.3.0", "2.0.0b1"])
+def test_an_untested_compressai_draws_a_warning(version):
+    from ssmctx.compat.compressai import _check_version
+
+    with pytest.warns(UserWarning, match=rf"compressai {version} is not among .* 1.2.6 to 1.2.8"):
+        _check_version(version)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for tested in ("1.2.6", "1.2.7", "1.2.8"):
+            _check_version(tested)

@@ -1,70 +1,148 @@
-"""The code of the docs runs as it stands; a block marked "continued" runs after every other block of its page."""
+"""The docs run as they stand: every block of Python, every command, every table, and the pages that scripts write."""
 
+from __future__ import annotations
+
+import importlib.util
+import logging
 import re
-import warnings
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-DOCS = Path(__file__).parents[1] / "docs"
+from ssmctx import registry
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "reference" not in page.parts]
+RUN_ELSEWHERE = {"prove-your-codec.md": "test_kit_docs.py"}  # its blocks are files
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    return re.findall(r"```python( continued)?\n(.*?)```", page.read_text(), flags=re.S)
+def blocks(page: Path) -> list[tuple[int, str, bool]]:
+    """Line, code and whether to run it, of every block of Python; a comment before a block may say `not run: why`."""
+    text = page.read_text()
+    fences = re.finditer(r"^(<!-- not run: .+ -->\n)?```python([^\n]*)\n(.*?)^```", text, flags=re.S | re.M)
+    return [(text[: m.start(3)].count("\n"), m[3], not m[1] and m[2] != " no-run") for m in fences]
 
 
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if page.stem != "prove-your-codec"]  # test_kit_docs has that one
+def compiled(page: Path, line: int, code: str):
+    return compile("\n" * line + code, str(page), "exec")  # an error names the line of the page
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
-def test_every_block_runs(page):
-    found = blocks(page)
-    endings = [code for mark, code in found if mark]
-    for mark, code in found:
-        if mark:
-            continue
+@pytest.fixture(autouse=True)
+def _as_before(monkeypatch):
+    """What pages register, and how they log, ends with their test."""
+    for kind in ("blocks", "coders", "contexts", "entropy_models", "scan_backends"):
+        of_kind = getattr(registry, kind)
+        monkeypatch.setattr(of_kind, "_targets", dict(of_kind._targets))
+    ours, root = logging.getLogger("ssmctx"), logging.getLogger()
+    level, handlers = ours.level, root.handlers[:]
+    yield
+    ours.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p) and p.name not in RUN_ELSEWHERE], ids=lambda p: p.stem)
+def test_the_blocks_of_a_page_run_one_after_the_other(page):
+    names = {"__name__": "__main__"}
+    for line, code, run in blocks(page):
+        program = compiled(page, line, code)
+        if run:
+            exec(program, names)
+
+
+def test_every_recipe_of_compressai_trains_and_decodes_exactly():
+    page = DOCS / "how-to" / "plug-into-compressai.md"
+    *recipes, ending = [compiled(page, line, code) for line, code, _ in blocks(page)]
+    for recipe in recipes:
         names = {}
-        exec(code, names)
-        for ending in endings:
-            exec(ending, names)
-        if page.stem == "plug-into-compressai":
-            assert torch.equal(names["decoded"]["x_hat"], names["expected"])
-            estimate = -sum(p.log2().sum() for p in names["codec"](names["x"])["likelihoods"].values())
-            assert abs(names["bits"] - estimate) < 0.02 * estimate + 8 * 64 + 8 * 40
+        exec(recipe, names)
+        exec(ending, names)
+        assert torch.equal(names["decoded"]["x_hat"], names["expected"])
+        estimate = -sum(p.log2().sum() for p in names["codec"](names["x"])["likelihoods"].values())
+        assert abs(names["bits"] - estimate) < 0.02 * estimate + 8 * 64 + 8 * 40
 
 
-def test_links_between_pages_lead_somewhere():
-    for page in [*DOCS.rglob("*.md"), DOCS.parent / "README.md"]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
+@pytest.mark.parametrize("page", [*PAGES, *ROOT.glob("*.md")], ids=lambda p: p.stem)
+def test_links_lead_somewhere(page):
+    prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.S | re.M)
+    for target in re.findall(r"\]\((?!http)([^)#\s]+)", prose):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
-def test_compressai_knows_our_modules():
-    from compressai.registry import MODELS, MODULES
-
-    import ssmctx
-    import ssmctx.compat.compressai as compat
-
-    assert MODULES["VSSBlock"] is ssmctx.VSSBlock
-    assert {f"ssmctx.context.{name}" for name in ssmctx.registry.contexts.names()} <= set(MODULES)
-    assert MODELS["mambaic"](N=4, M=20, depths=(0, 0, 0, 0), hyper_channels=6, d_state=2).latent_codec.M == 20
-    compat.register()  # a second time changes nothing
-    MODULES["VSSBlock"] = object
-    try:
-        with pytest.raises(ssmctx.errors.DuplicateNameError, match="another module called 'VSSBlock'"):
-            compat.register()
-    finally:
-        MODULES["VSSBlock"] = ssmctx.VSSBlock
+def commands() -> list[str]:
+    """Lines of the shell blocks of docs and README, comments and prompts removed."""
+    text = "\n".join(page.read_text() for page in [*PAGES, *ROOT.glob("*.md")])
+    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, flags=re.S | re.M)).replace("\\\n", " ").splitlines()
+    return sorted({line.partition("  #")[0].strip() for line in lines if line.strip() and not line.startswith("#")})
 
 
-@pytest.mark.parametrize("version", ["1.2.5", "1.3.0", "2.0.0b1"])
-def test_an_untested_compressai_draws_a_warning(version):
-    from ssmctx.compat.compressai import _check_version
+def test_the_targets_of_make_exist():
+    targets = {target for line in commands() if line.startswith("make ") for target in line.split()[1:]}
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test"} <= targets
+    assert not [target for target in targets if f"\n{target}:" not in makefile]
 
-    with pytest.warns(UserWarning, match=rf"compressai {version} is not among .* 1.2.6 to 1.2.8"):
-        _check_version(version)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for tested in ("1.2.6", "1.2.7", "1.2.8"):
-            _check_version(tested)
+
+def test_the_commands_of_the_example_parse():
+    import mambaic_full
+
+    lines = [line.partition("mambaic_full.py ")[2].split() for line in commands() if "mambaic_full.py " in line]
+    assert lines
+    for line in lines:
+        mambaic_full._parser().parse_args(line)
+
+
+def test_the_programs_that_are_named_exist():
+    text = "\n".join(page.read_text() for page in [*PAGES, *ROOT.glob("*.md")])
+    for path in re.findall(r"python ((?:benchmarks|tools|tests)/[\w/]+\.py)", text):
+        assert (ROOT / path).is_file(), path
+    for module in re.findall(r"python -m (ssmctx[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
+
+
+def load(path: str):
+    """A script outside the package, as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_are_what_the_figures_say():
+    tables = load("benchmarks/tables.py")
+    for page in tables.PAGES:
+        assert tables.filled(page.read_text()) == page.read_text(), f"{page.name}: run `python benchmarks/tables.py`"
+
+
+def test_every_table_of_figures_is_shown():
+    tables = load("benchmarks/tables.py")
+    shown = {name for page in tables.PAGES for _, name, _ in tables.PLACE.findall(page.read_text())}
+    assert shown == {*tables.TABLES, "summary"}
+
+
+def test_the_reference_has_a_page_for_each_public_name(monkeypatch):
+    pytest.importorskip("griffe", reason="needs griffe: pip install 'ssmctx[docs]'")
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    reference = load("tools/reference.py")
+    on_disk = {path.relative_to(ROOT): path.read_text() for path in (DOCS / "reference").rglob("*.md")}
+    assert on_disk == reference.pages(), "run `make pages`"
+    assert reference.CONFIGURATION.read_text() == reference.configuration(), "run `make pages`"
+    sys.modules.pop("public_api", None)
+
+
+def test_every_page_is_in_the_navigation():
+    listed = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
+    pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+    assert pages == listed, "the navigation of mkdocs.yml lists every page"
+
+
+@pytest.mark.parametrize("drawing", sorted(DOCS.rglob("*.svg")), ids=lambda p: p.stem)
+def test_drawings_can_be_read_by_everyone(drawing):
+    text = drawing.read_text()
+    assert "<title" in text
+    assert "prefers-color-scheme: dark" in text
+    sizes = [int(size) for size in re.findall(r"(?:font: |font-size: )(\d+)px", text)]
+    width = float(re.search(r'viewBox="0 0 (\d+)', text)[1])
+    assert min(sizes) * min(1, 358 / width) > 10, "too small on a phone, whose text is 358 pixels wide"

@@ -13,10 +13,3 @@ def test_python_blocks_run(block):
     names = {}
     exec(block, names)
     assert names["x_hat"].shape == names["x"].shape
-
-
-def test_the_commands_it_names_exist():
-    targets = re.findall(r"^make (\S+)", README, flags=re.M)
-    makefile = (Path(__file__).parents[1] / "Makefile").read_text()
-    assert targets
-    assert all(f"\n{target}:" in makefile for target in targets)

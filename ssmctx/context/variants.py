@@ -45,12 +45,16 @@ mambavc = partial(ChannelSpatialContext, spatial=False, window_size=None)
 """Slices only, as in MambaVC."""
 
 window_4 = partial(ChannelSpatialContext, window_size=4)
+"""Windows of 4 x 4 (table 4)."""
+
 window_16 = partial(ChannelSpatialContext, window_size=16)
-"""Other windows (table 4)."""
+"""Windows of 16 x 16 (table 4)."""
 
 cnn = partial(ChannelSpatialContext, block="cnn")
+"""Convolutions in place of VSS blocks (tables 3 and A2)."""
+
 transformer = partial(ChannelSpatialContext, block="transformer")
-"""Other foundation blocks (tables 3 and A2)."""
+"""Window transformers in place of VSS blocks (tables 3 and A2)."""
 
 
 def elic_slices(M: int) -> list[int]:

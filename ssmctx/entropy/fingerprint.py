@@ -12,6 +12,7 @@ from ssmctx.entropy.stored_tables import StoredTables
 __all__ = ["FINGERPRINT_BYTES", "fingerprint"]
 
 FINGERPRINT_BYTES = 8
+"""Length of a fingerprint."""
 
 
 def fingerprint(model: nn.Module) -> bytes:

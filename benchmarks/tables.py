@@ -1,0 +1,199 @@
+"""The benchmark tables of the docs and the README, from the figures in benchmarks/results.
+
+    python benchmarks/tables.py    # rewrites them in place
+
+A page says where a table goes by the comments `<!-- table: NAME -->` and `<!-- end of table -->`.
+`tests/test_docs.py` fails where a table is not what the figures say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", flags=re.S)
+
+Report = dict[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown, numbers to the right."""
+    head, rows = list(head), [list(map(str, row)) for row in rows]
+    lines = [head, ["---", *["--:" for _ in head[1:]]], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def where(report: Report) -> str:
+    """The machine of a report, in a sentence."""
+    machine = report["machine"]
+    versions = {name: version for name, version in machine["versions"].items() if version}
+    parts = [
+        machine["gpu"] or machine["cpu"],
+        f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}",
+        f"Python {machine['python']}",
+        *(f"{name} {version}" for name, version in {**versions, **machine.get("peers", {})}.items()),
+        f"commit {machine['commit']}",
+        *([machine["date"]] if "date" in machine else []),
+    ]
+    return f"\nMachine: {', '.join(parts)}.\n"
+
+
+def scan_sequence(report: Report) -> str:
+    """Our scan and its peers on a sequence."""
+    timed = [row for row in report["sequence"] if "not_timed" not in row]
+    rows = [
+        [
+            row["name"],
+            f"{1e3 * row['forward_s']:.1f}",
+            f"{row['forward_ratio']:.1f}",
+            f"{row['steps_per_s'] / 1e9:.2f}",
+            f"{1e3 * row['forward_backward_s']:.0f}",
+            f"{row['forward_backward_ratio']:.1f}",
+            f"{row['peak_over_inputs']:.1f}",
+        ]
+        for row in timed
+    ]
+    head = ["scan", "forward ms", "times ours", "G steps/s", "fwd+bwd ms", "times ours", "peak / inputs"]
+    left_out = [f"{row['name']} ({row['not_timed']})" for row in report["sequence"] if "not_timed" in row]
+    return table(head, rows) + (f"\nNot timed: {', '.join(left_out)}.\n" if left_out else "")
+
+
+def scan_picture(report: Report) -> str:
+    """Our backends on a picture."""
+    rows = [
+        [
+            row["name"],
+            f"{1e3 * row['forward_s']:.1f}",
+            f"{row['steps_per_s'] / 1e9:.2f}",
+            f"{1e3 * row['forward_backward_s']:.0f}",
+        ]
+        for row in report["picture"]
+    ]
+    return table(["scan", "forward ms", "G steps/s", "fwd+bwd ms"], rows)
+
+
+def coder(report: Report) -> str:
+    """Coders, in ns a symbol, at three rates."""
+    rates = [key for key in report if key.endswith(" rate")]
+    names = [row["name"] for row in report[rates[0]]["rows"]]
+    head = ["coder", *(f"{report[rate]['bits_per_symbol']:.1f} bits" for rate in rates)]
+    by_name = {rate: {row["name"]: row for row in report[rate]["rows"]} for rate in rates}
+    rows = [
+        [name, *(f"{by_name[r][name]['encode_ns']:.1f} / {by_name[r][name]['decode_ns']:.1f}" for r in rates)]
+        for name in names
+    ]
+    return table(head, rows)
+
+
+def decode_anywhere(report: Report) -> str:
+    """What became of files that were decoded another way than they were encoded."""
+    rows = [
+        [
+            name.replace("->", "to"),
+            f"{value['symbols_exact']} of {report['pictures']}",
+            value["pixel_values_that_differ"],
+        ]
+        for name, value in report.items()
+        if "->" in name and "symbols_exact" in value
+    ]
+    drift = [
+        [
+            name.removeprefix("drift, ").replace("->", "to"),
+            f"{value['largest_relative_drift']:.1e}",
+            f"{report['guard_band'] / value['largest_relative_drift']:.0f}",
+            value["rows_that_would_differ"],
+        ]
+        for name, value in report.items()
+        if name.startswith("drift")
+    ]
+    guard, whole = report["guard_bytes"], report["bytes"]
+    return (
+        table(["encoded, then decoded", "symbols exact", "pixel values one level off"], rows)
+        + "\n"
+        + table(["drift of scales", "largest, relative", "band / drift", "rows that would differ"], drift)
+        + f"\nThe guard, checksums included, is {guard:,} of {whole:,} bytes, {100 * guard / whole:.1f} %.\n"
+    )
+
+
+def import_time(report: Report) -> str:
+    """Seconds to import."""
+    rows = [[row["name"], f"{row['seconds']:.2f}"] for row in report["rows"]]
+    extra = f"{report['extra_s']:.2f}" if report["extra_s"] > 0.02 else "nothing that shows"
+    return table(["import", "seconds"], [*rows, ["on top, median of pairs", extra]])
+
+
+def summary() -> str:
+    """The README's few figures."""
+    scan, code, drift = (read(stem) for stem in ("scan-cpu", "coder", "decode-anywhere"))
+    ours, *peers = [row for row in scan["sequence"] if "not_timed" not in row]
+    by_peer = {row["name"]: row for row in peers}
+    middle = {row["name"]: row for row in code["middle rate"]["rows"]}
+    rans, theirs = middle["ssmctx rans"], middle["compressai, its model"]
+    exact = [value for name, value in drift.items() if "->" in name and "symbols_exact" in value]
+    rows = [
+        [
+            "selective scan on the CPU, forward",
+            f"{1e3 * ours['forward_s']:.1f} ms",
+            *(f"{by_peer[n]['forward_ratio']:.0f} times" for n in ("mambapy", "selective_scan_ref")),
+        ],
+        [
+            "the same, forward and backward",
+            f"{1e3 * ours['forward_backward_s']:.0f} ms",
+            *(f"{by_peer[n]['forward_backward_ratio']:.0f} times" for n in ("mambapy", "selective_scan_ref")),
+        ],
+    ]
+    coding = [
+        ["encode", f"{rans['encode_ns']:.1f} ns", f"{theirs['encode_ns']:.0f} ns"],
+        ["decode", f"{rans['decode_ns']:.1f} ns", f"{theirs['decode_ns']:.0f} ns"],
+    ]
+    return (
+        table(["1024 channels, 1536 positions, 16 states", "ssmctx", "mambapy", "selective_scan_ref"], rows)
+        + "\n"
+        + table(["a symbol of 1.6 bits", "ssmctx", "CompressAI's entropy model"], coding)
+        + f"\nDecoded with another scan backend and thread count: {min(v['symbols_exact'] for v in exact)} of "
+        f"{drift['pictures']} Kodak files exact.\n" + where(scan)
+    )
+
+
+TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
+    "scan-sequence": ("scan-cpu", scan_sequence),
+    "scan-picture": ("scan-cpu", scan_picture),
+    "coder": ("coder", coder),
+    "decode-anywhere": ("decode-anywhere", decode_anywhere),
+    "import": ("import", import_time),
+}
+
+
+def read(stem: str) -> Report:
+    """A file of benchmarks/results."""
+    report: Report = json.loads((RESULTS / f"{stem}.json").read_text())
+    return report
+
+
+def filled(text: str) -> str:
+    """A page with all its tables as the figures have them."""
+
+    def fill(match: re.Match[str]) -> str:
+        begin, name, end = match.groups()
+        if name == "summary":
+            return begin + summary() + end
+        stem, render = TABLES[name]
+        return begin + render(read(stem)) + where(read(stem)) + end
+
+    return PLACE.sub(fill, text)
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    for page in PAGES:
+        page.write_text(filled(page.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What an installed ssmctx has to do. Run it by the interpreter of the environment: `python tests/installed/smoke.py`.
+
+It needs nothing but the package and what it depends on, and fails where it finds a checkout instead.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+import ssmctx
+from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.fingerprint import fingerprint
+from ssmctx.scan import selective_scan
+
+
+def main() -> None:
+    """Raise unless everything works."""
+    package = Path(ssmctx.__file__).parent
+    if (package.parent / "pyproject.toml").exists():
+        raise SystemExit(f"{package} is a checkout: install the wheel and run this from elsewhere")
+    if not (package / "py.typed").is_file():
+        raise SystemExit(f"{package} has no py.typed: type checkers will not look at it")
+    ssmctx.backends()
+
+    model = ssmctx.MambaICEntropyModel(M=20, hyper_channels=12, N=8).eval()
+    model.update()
+    y = torch.randn(1, 20, 5, 7)
+    coded = model.compress(y)
+    strings = tuple(streams[0] for streams in coded["strings"])
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "y.sic"
+        sizes = {"y_size": coded["shape"]["y"], "z_size": coded["shape"]["hyper"]}
+        picture = CodedPicture(fingerprint(model), 112, 80, strings, model.coding_fingerprint(), **sizes)
+        write_whole(path, picture.to_bytes())
+        read = CodedPicture.from_bytes(path.read_bytes())
+    decoded = model.decompress([[string] for string in read.strings], coded["shape"])["y_hat"]
+    if not torch.equal(decoded, model(y)["y_hat"]):
+        raise SystemExit("the file does not decode to what forward has")
+
+    u, weights = torch.randn(1, 8, 30), torch.randn(1, 4, 30)
+    scans = [
+        selective_scan(u, torch.rand(1, 8, 30), -torch.ones(8, 4), weights, weights, backend=name)
+        for name in ("cpu", "torch")
+    ]
+    if not all(bool(scan.isfinite().all()) for scan in scans):
+        raise SystemExit("a scan is not finite")
+
+    arguments = ["--M", "20", "--N", "4", "--hyper-channels", "8", "--latent", "4x6"]
+    subprocess.run([sys.executable, "-m", "ssmctx.profile", *arguments], check=True)
+    print(f"ssmctx {ssmctx.__version__} works on Python {sys.version.split()[0]} with torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What a strict type checker sees of an installed ssmctx. Checked by `tools/check_package.py`, never run."""
+
+from __future__ import annotations
+
+import torch
+
+import ssmctx
+from ssmctx import (
+    ChannelSpatialContext,
+    CodingOrder,
+    ContextModel,
+    MambaICEntropyModel,
+    VSSBlock,
+    WindowLocalAttention,
+    backends,
+    profile,
+    registry,
+)
+from ssmctx.entropy.container import CodedPicture
+from ssmctx.errors import SsmctxError, StreamError
+from ssmctx.scan import cross_selective_scan, selective_scan
+from ssmctx.testing import assert_causal, assert_round_trip, count_bits
+
+
+class Mine(ContextModel):
+    """A context model of a user."""
+
+    def __init__(self, M: int) -> None:
+        super().__init__(CodingOrder([M], passes=1))
+
+    def forward(
+        self, step: int, y_hat: torch.Tensor, side: torch.Tensor, memo: dict[str, object] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The two halves of the side information."""
+        mean, scale = side.chunk(2, dim=1)
+        return mean, scale
+
+
+def use(x: torch.Tensor) -> int:
+    """A little of everything."""
+    version: str = ssmctx.__version__
+    steps: int = ChannelSpatialContext(M=20).order.num_steps
+    model = MambaICEntropyModel(M=20, context=Mine(20))
+    coded: dict[str, object] = model.compress(x)
+    y: torch.Tensor = selective_scan(x, x, x, x, x)
+    v: torch.Tensor = cross_selective_scan(x, x, x, x, x, x, x, ["row"])
+    v, y = selective_scan(x, x, x, x, x, return_last_state=True)
+    assert_causal(Mine(20), y, v)
+    assert_round_trip(model, x)
+    backends()
+    names: tuple[str, ...] = registry.contexts.names()
+    costs: list[int] = [part.parameters for part in profile(model, (4, 6))]
+    layers = torch.nn.Sequential(VSSBlock(8), WindowLocalAttention(8))
+    picture = CodedPicture.from_bytes(b"")
+    caught: list[type[SsmctxError]] = [StreamError]
+    width: int = picture.width + len(caught)
+    return count_bits(coded["strings"]) + steps + len(names) + sum(costs) + width + len(version) + len(list(layers))
