@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -158,22 +159,17 @@ class Parts:
             q = yield step
         raise AssertionError("a coding loop ends")
 
-    def coder(self, coder: Coder) -> Coder:
+    def coder(self, coder: Coder) -> Any:
         """The same coder, counted."""
 
-        class Counted:
-            name = coder.name
+        def counted(of: Any, *methods: str) -> Any:
+            return SimpleNamespace(**{name: self.around("coder", getattr(of, name)) for name in methods})
 
-            def encoder(_) -> Any:
-                return self._counted(coder.encoder(), "encode", "finish")
-
-            def decoder(_, stream: bytes) -> Any:
-                return self._counted(coder.decoder(stream), "decode", "finish")
-
-        return Counted()
-
-    def _counted(self, of: Any, *methods: str) -> Any:
-        return type("Counted", (), {name: staticmethod(self.around("coder", getattr(of, name))) for name in methods})()
+        return SimpleNamespace(
+            name=coder.name,
+            encoder=lambda: counted(coder.encoder(), "encode", "finish"),
+            decoder=lambda stream: counted(coder.decoder(stream), "decode", "finish"),
+        )
 
 
 def cost_of_parts(model: MambaIC | Released, run: Callable[[], object], device: str, memory: bool) -> dict[str, float]:
@@ -258,7 +254,9 @@ def show(title: str, result: dict[str, Any]) -> None:
     print(f"\n{title}: {result['bytes']:,} bytes, {result['bpp']:.3f} bpp")
     for name in ("encode", "decode"):
         whole = result[name]
-        print(f"{name}: {whole['seconds']:.3f} s, {_mega(whole['peak_bytes'])}, resident {_mega(whole['resident_bytes'])}")
+        print(
+            f"{name}: {whole['seconds']:.3f} s, {_mega(whole['peak_bytes'])}, resident {_mega(whole['resident_bytes'])}"
+        )
         for part, cost in whole["parts"].items():
             print(f"  {part:12}{cost['seconds']:9.4f} s{100 * cost['share']:7.1f} %{_mega(cost['peak_bytes']):>12}")
 

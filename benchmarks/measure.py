@@ -43,9 +43,7 @@ def machine() -> dict[str, object]:
 _PAUSE = 0.1
 
 
-def seconds(
-    runs: dict[str, Callable[[], object]], rounds: int, device: str, warm: bool = False
-) -> dict[str, float]:
+def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str, warm: bool = False) -> dict[str, float]:
     """Median time of each run, after one that is not timed unless all is `warm` already.
 
     The runs take turns, so that a slow moment of the machine hits them all, with a pause before each, so that none is
@@ -70,7 +68,7 @@ def _synchronise(device: str) -> None:
 
 
 def resident_bytes(device: str) -> int:
-    """Memory that the process has now: of tensors on CUDA, of everything elsewhere (0 where the system does not say)."""
+    """Memory in use now: of tensors on CUDA, of the whole process elsewhere (0 where the system does not say)."""
     if device == "cuda":
         return torch.cuda.memory_allocated()
     status = Path("/proc/self/statm")

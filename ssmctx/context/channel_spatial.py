@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +97,7 @@ class ChannelSpatialContext(ContextModel):
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        head: ParameterHead = self.head[k]
+        head = cast(ParameterHead, self.head[k])
         grid = head.grid(y_hat.shape[2], y_hat.shape[3])
         memo = {} if memo is None else memo
         if "side" not in memo:

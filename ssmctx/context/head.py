@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctx.layers.windows import WindowGrid
 from ssmctx.layers.window_attention import WindowLocalAttention
+from ssmctx.layers.windows import WindowGrid
 
 __all__ = ["ParameterHead"]
 
@@ -34,8 +35,13 @@ class ParameterHead(nn.Sequential):
     colours: Tensor
 
     def __init__(self, channels: int, m: int, window_size: int | None) -> None:
-        attention = nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size)
-        super().__init__(attention, nn.Conv2d(channels, 4 * m, 1), nn.GELU(), nn.Conv2d(4 * m, 2 * m, 1))
+        super().__init__(
+            nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size),
+            nn.Conv2d(channels, 4 * m, 1),
+            nn.GELU(),
+            nn.Conv2d(4 * m, 2 * m, 1),
+        )
+        self.channels = channels
         self.window_size = _TILE if window_size is None else window_size
         row, column = torch.arange(self.window_size)[:, None], torch.arange(self.window_size)
         colours = [((row + column) % 2 == colour).flatten().nonzero().flatten() for colour in (0, 1)]
@@ -46,7 +52,7 @@ class ParameterHead(nn.Sequential):
         """The windows that features of this size have to be cut into."""
         return WindowGrid(height, width, self.window_size)
 
-    def forward(
+    def forward(  # type: ignore[override]  # a Sequential for the names of its weights
         self, features: Sequence[Tensor], grid: WindowGrid, padded: Tensor | None, colour: int | None
     ) -> Tensor:
         """Parameters of a slice.
@@ -65,7 +71,7 @@ class ParameterHead(nn.Sequential):
         """
         places = None if colour is None or self.colours is None else self.colours[colour]
         windows = features[0].shape[1]
-        step = max(1, _MOST_AT_ONCE // (len(features[0]) * self[1].in_channels * self.window_size**2))
+        step = max(1, _MOST_AT_ONCE // (len(features[0]) * self.channels * self.window_size**2))
         found = []
         for first in range(0, windows, step):
             part = slice(first, first + step)
@@ -79,5 +85,9 @@ class ParameterHead(nn.Sequential):
             tokens = attention.attend(tokens, padded, places)
         elif places is not None:
             tokens = tokens.index_select(-2, places)
-        hidden = activation(F.linear(tokens, first.weight.flatten(1), first.bias))
-        return F.linear(hidden, last.weight.flatten(1), last.bias)
+        return _pointwise(last, activation(_pointwise(first, tokens)))
+
+
+def _pointwise(layer: Any, tokens: Tensor) -> Tensor:
+    """A 1x1 convolution of tokens (..., channels)."""
+    return F.linear(tokens, layer.weight.flatten(1), layer.bias)

@@ -92,12 +92,15 @@ class WindowLocalAttention(nn.Module):
         queries = tokens
         if places is not None:
             windows, queries, bias = (x.index_select(-2, places) for x in (windows, tokens, bias))
+        (to_q, to_kv), (b_q, b_kv) = (
+            torch.split(p, [self.dim, 2 * self.dim]) for p in (self.qkv.weight, self.qkv.bias)
+        )
+        q = rearrange(F.linear(queries, to_q, b_q), "b w n (h d) -> b w h n d", h=self.num_heads)
+        k, v = rearrange(F.linear(tokens, to_kv, b_kv), "b w n (two h d) -> two b w h n d", two=2, h=self.num_heads)
+        # not torch's fused attention: which kernel that takes, and so what it rounds, depends on the gradient mode
+        logits = (q * q.shape[-1] ** -0.5) @ k.mT + bias
         if padded is not None:
             # every window holds at least one real position, so no row of the softmax is empty
-            bias = bias.expand(len(padded), -1, -1, -1).masked_fill(padded[:, None, None, :], float("-inf"))
-            bias = bias.repeat(len(windows), 1, 1, 1)
-        (to_q, to_kv), (b_q, b_kv) = (p.split([self.dim, 2 * self.dim]) for p in (self.qkv.weight, self.qkv.bias))
-        q = rearrange(F.linear(queries, to_q, b_q), "b w n (h d) -> (b w) h n d", h=self.num_heads)
-        kv = rearrange(F.linear(tokens, to_kv, b_kv), "b w n (two h d) -> two (b w) h n d", two=2, h=self.num_heads)
-        y = F.scaled_dot_product_attention(q, kv[0], kv[1], bias.expand(len(q), -1, -1, -1))
-        return windows + self.proj(rearrange(y, "(b w) h n d -> b w n (h d)", b=len(windows)))
+            logits = logits.masked_fill(padded[:, None, None, :], float("-inf"))
+        y: Tensor = self.proj(rearrange(logits.softmax(-1) @ v, "b w h n d -> b w n (h d)"))
+        return windows + y
