@@ -16,7 +16,7 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 demo-short: .venv/.ready
-	$(BIN)/python examples/mambaic_full.py demo --steps 10 --out demo/short
+	$(BIN)/python examples/mambaic_full.py demo --train --steps 10 --out demo/short
 
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -9,7 +9,7 @@ from models import SLICES, M, entropy_model, latent
 
 from ssmctx import ChannelSpatialContext
 from ssmctx.entropy.gaussian import level_values, scale_index
-from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum, guard_scales, guarded_rows
+from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum, folded, guard_scales, guarded_rows
 from ssmctx.entropy.rice import pack_places, unpack_places
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
 
@@ -79,7 +79,29 @@ def test_golden_bytes():
     assert [x.tolist() for x in (read.shifts, read.places, read.upper)] == [[3, 250], places.tolist(), upper.tolist()]
 
 
-GOLDEN = "0004020700ffff0303fa0400880900f80fdb"
+PLAIN = "0004020700ffff0303fa0400880900f80fdb"  # as files of version 2 hold it
+GOLDEN = "0004021729ffff0303fa0400880900f80fdb"
+
+
+def test_files_of_version_2_hold_the_plain_checksum():
+    assert folded(bytes.fromhex(PLAIN)).hex() == GOLDEN
+    assert folded(bytes.fromhex(GOLDEN)).hex() == PLAIN
+    assert [folded(bytes(n)) for n in range(4)] == [bytes(n) for n in range(4)]
+
+
+def test_every_flipped_bit_is_an_error_or_another_checksum_of_z():
+    data = bytes.fromhex(GOLDEN)
+    for flipped in flips(data):
+        try:
+            guard = Guard.from_bytes(flipped, 9000, 1)
+        except CorruptStreamError:
+            continue
+        assert guard.checksums[0] != 7
+
+
+def flips(data: bytes) -> list[bytes]:
+    whole, bits = int.from_bytes(data, "big"), range(8 * len(data))
+    return [(whole ^ 1 << bit).to_bytes(len(data), "big") for bit in bits]
 
 
 @given(
@@ -153,6 +175,16 @@ def test_a_codec_decodes_through_drift_of_a_band_and_tells_a_hundred(seed):
         DecodeMismatchError, match=r"step \d, channels \d to \d, decodes to other symbols .* guard_band"
     ):
         decode_with_drift(100 * DEFAULT_BAND, coded)
+
+
+@pytest.mark.parametrize("band", [DEFAULT_BAND, 0.0])
+def test_a_codec_tells_every_flipped_bit_of_the_guard(monkeypatch, band):
+    monkeypatch.setattr(MODEL, "guard_band", band)
+    coded = MODEL.compress(latent(0, 1, M, 5, 4))
+    y, z, [guard] = coded["strings"]
+    for flipped in flips(guard):
+        with pytest.raises(CorruptStreamError, match="guard"):
+            MODEL.decompress([y, z, [flipped]], coded["shape"])
 
 
 def test_a_guard_of_width_zero_still_tells():

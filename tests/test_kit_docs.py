@@ -11,11 +11,12 @@ import pytest
 from gallery.one_thread import one_thread  # noqa: F401 - applies to every test here
 
 from ssmctx import testing
-from ssmctx.testing import LawBroken
+from ssmctx.testing import LawBroken, __main__
 
 PAGE = (Path(__file__).parents[1] / "docs/how-to/prove-your-codec.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
-FILES = [block for block in BLOCKS if block.startswith("# ")]
+FILES = [block for block in BLOCKS if block.startswith(("# refined.py", "# test_refined.py"))]
+[SMALL_COMPRESSAI] = [block for block in BLOCKS if block.startswith("# small_compressai.py")]
 SNIPPETS = [block for block in BLOCKS if not block.startswith("# ")]
 
 
@@ -49,6 +50,15 @@ def test_the_snippets_run(capsys):
     for block in SNIPPETS:
         exec(block, names)
     assert "bpp_of reports 24 bits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", re.findall(r"\$ python -m ssmctx.testing (small_compressai.*)", PAGE))
+def test_the_commands_on_compressai_find_their_codecs(tmp_path, monkeypatch, command):
+    (tmp_path / "small_compressai.py").write_text(SMALL_COMPRESSAI)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("small_compressai", None)
+    options = __main__._parser().parse_args(command.split())
+    assert callable(__main__._factory(options.factory)().decompress)
 
 
 @pytest.mark.parametrize("law", re.findall(r"`(assert_\w+)`", PAGE))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import assert_causal, assert_round_trip
 from models import latent
 from released import SLICES, M, released_context, released_entropy_model
 
@@ -14,9 +13,10 @@ from ssmctx import CodingOrder, ContextModel, registry
 from ssmctx.compat.released import ReleasedMambaIC
 from ssmctx.context.released import ReleasedContext
 from ssmctx.entropy.steps import coding_steps, drive
-from ssmctx.errors import ArgumentError, DecodeMismatchError, ShapeError
+from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.layers.checkerboard import CheckerboardConv2d
 from ssmctx.layers.gated_attention import GatedAttention, ResidualUnit
+from ssmctx.testing import LawBroken, assert_causal, assert_round_trip
 
 STEPS = 2 * SLICES
 CONTEXT, MODEL = released_context(), released_entropy_model()
@@ -26,12 +26,11 @@ def test_it_is_registered():
     assert isinstance(registry.contexts.create("released", 10, d_state=2), ReleasedContext)
 
 
-@pytest.mark.parametrize("step", range(STEPS))
 @settings(max_examples=4)
 @given(height=st.integers(1, 18), width=st.integers(1, 18), seed=st.integers(0, 2**20))
-def test_it_is_causal(step, height, width, seed):
+def test_it_is_causal(height, width, seed):
     y_hat, side = latent(seed, 1, M, height, width), latent(seed + 1, 1, 2 * M, height, width)
-    assert_causal(CONTEXT, y_hat, side, step, seed + 2)
+    assert_causal(CONTEXT, y_hat, side)
 
 
 class SeesNonAnchors(ReleasedContext):
@@ -58,17 +57,8 @@ def test_the_law_catches_a_leak(leak, steps):
     leaky = leak(M, SLICES, d_state=2).eval()
     y_hat, side = latent(0, 1, M, 5, 6), latent(1, 1, 2 * M, 5, 6)
     for step in steps:
-        with pytest.raises(AssertionError, match=f"step {step}: the (mean|scale) moved at"):
-            assert_causal(leaky, y_hat, side, step, 2)
-
-
-@torch.no_grad()
-def test_sharing_work_between_passes_changes_no_bit():
-    y_hat, side, memo = latent(0, 1, M, 7, 5), latent(1, 1, 2 * M, 7, 5), {}
-    for step in range(STEPS):
-        for shared, alone in zip(CONTEXT(step, y_hat, side, memo), CONTEXT(step, y_hat, side), strict=True):
-            assert torch.equal(shared, alone)
-        assert torch.equal(CONTEXT.refine(step, y_hat, side, memo), CONTEXT.refine(step, y_hat, side))
+        with pytest.raises(LawBroken, match=f"step {step}: the (mean|scale), .* moved with"):
+            assert_causal(leaky, y_hat, side, steps=[step])
 
 
 # 8x8 is the latent of a 128x128 picture, where the authors' code fails
@@ -129,7 +119,7 @@ def test_refinement_reaches_later_steps_and_leaves_symbols_alone():
 
 @pytest.mark.parametrize(
     ("skipped", "message"),
-    [({0}, "decodes to other symbols"), ({SLICES - 1}, "decompress gives another y_hat than forward")],
+    [({0}, "decodes to other symbols"), ({SLICES - 1}, "decompress gives another y_hat than compress")],
 )
 def test_the_law_catches_refinement_on_one_side_only(monkeypatch, skipped, message):
     """Planted fault: the decoder leaves out the refinement of some slices."""
@@ -145,7 +135,7 @@ def test_the_law_catches_refinement_on_one_side_only(monkeypatch, skipped, messa
             return decode(*arguments)
 
     monkeypatch.setattr(model, "_decode", faulty)
-    with pytest.raises((AssertionError, DecodeMismatchError), match=message):
+    with pytest.raises(LawBroken, match=message):
         assert_round_trip(model, latent(0, 1, M, 6, 7))
 
 

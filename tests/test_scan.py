@@ -138,7 +138,8 @@ def test_a_scan_in_two_halves_is_one_scan(backend, seed, first, second):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_bits_do_not_depend_on_threads_or_repetition(backend):
-    values = arguments(2, 2, 7, 6, 150, 5, dtype=torch.float32)
+    # a share of a thread is no whole number of vectors, whatever the machine's vectors are
+    values = arguments(2, 2, 7, 6, 151, 5, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:
         runs = []
@@ -147,9 +148,8 @@ def test_bits_do_not_depend_on_threads_or_repetition(backend):
             runs.append(outputs_and_gradients(values, backend))
     finally:
         torch.set_num_threads(threads)
-    names = NAMES if backend != "torch" else ()  # torch's own sums may follow its threads
     for run in runs[1:]:
-        assert all(torch.equal(run[name], runs[0][name]) for name in ("v", "last", *names))
+        assert all(torch.equal(run[name], runs[0][name]) for name in ("v", "last", *NAMES))
 
 
 @pytest.mark.parametrize("backend", EXACT)

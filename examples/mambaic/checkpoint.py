@@ -1,4 +1,4 @@
-"""Checkpoints: one file that holds a model's preset and weights, and what training needs to go on."""
+"""Checkpoints: `x.pt`, a model to code with, and `x.train.pt` beside it, all that training needs to go on."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from ssmctx.entropy.container import write_whole
 from ssmctx.errors import CheckpointError
 
 FORMAT = "ssmctx-mambaic-1"
+TRAINING_FORMAT = "ssmctx-mambaic-training-1"
 
 
 def save_checkpoint(path: str | Path, model: MambaIC, training: dict[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. `training` may hold numbers, strings, tensors, lists and dicts."""
-    buffer = io.BytesIO()
-    made = {"preset": model.preset, "variant": model.variant}
-    torch.save({"format": FORMAT, **made, "state_dict": model.state_dict(), "training": training}, buffer)
-    write_whole(path, buffer.getvalue())
+    """Write a model, whole or not at all. `training` says how it was made: numbers, strings, lists and dicts."""
+    _save(path, FORMAT, model, {"state_dict": model.state_dict(), "training": training})
+
+
+def save_training(path: str | Path, model: MambaIC, state: dict[str, Any]) -> None:
+    """Write the state of a training, whole or not at all: numbers, strings, tensors, lists and dicts."""
+    _save(path, TRAINING_FORMAT, model, {"training": state})
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -29,16 +32,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: no such file, or none of ours.
     """
-    if not Path(path).is_file():
-        raise CheckpointError(f"no checkpoint {path}: train one with `train --out {path}`")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load fails in as many ways as files can be foreign
-        first_line = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is no checkpoint, or damaged ({first_line}): train one with `train`") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no checkpoint of this example ({FORMAT}): train one with `train`")
-    return {"variant": "mambaic", **content}  # the first checkpoints knew no variants
+    return _read(path, FORMAT)
+
+
+def read_training(path: str | Path, model: MambaIC) -> dict[str, Any]:
+    """The state of a training of the same preset and variant as `model`.
+
+    Raises:
+        CheckpointError: no such file, none of ours, or of another preset or variant.
+    """
+    content = _read(path, TRAINING_FORMAT)
+    _check_made(model, content)
+    return content["training"]
+
+
+def training_path(path: Path) -> Path:
+    """Where the training of checkpoint `path` keeps its state: `x.train.pt` beside `x.pt`."""
+    return beside(path, ".train.pt")
+
+
+def beside(path: Path, ending: str) -> Path:
+    """The file beside a checkpoint whose name ends otherwise."""
+    return path.with_name(path.name.removesuffix(".pt") + ending)
 
 
 def load_weights(model: MambaIC, content: dict[str, Any]) -> None:
@@ -47,11 +62,7 @@ def load_weights(model: MambaIC, content: dict[str, Any]) -> None:
     Raises:
         CheckpointError: the checkpoint is of another preset or variant, or its weights do not fit.
     """
-    for flag in ("preset", "variant"):
-        if content[flag] != getattr(model, flag):
-            raise CheckpointError(
-                f"the checkpoint holds a {content[flag]!r} model, not {getattr(model, flag)!r}: change --{flag}"
-            )
+    _check_made(model, content)
     try:
         model.load_state_dict(content["state_dict"])
     except (RuntimeError, KeyError) as error:
@@ -72,3 +83,30 @@ def load_model(path: str | Path, device: str = "cpu") -> MambaIC:
     load_weights(model, content)
     model.update()
     return model.eval().to(device)
+
+
+def _check_made(model: MambaIC, content: dict[str, Any]) -> None:
+    for flag in ("preset", "variant"):
+        if content[flag] != getattr(model, flag):
+            raise CheckpointError(
+                f"the checkpoint holds a {content[flag]!r} model, not {getattr(model, flag)!r}: change --{flag}"
+            )
+
+
+def _save(path: str | Path, form: str, model: MambaIC, content: dict[str, Any]) -> None:
+    buffer = io.BytesIO()
+    torch.save({"format": form, "preset": model.preset, "variant": model.variant, **content}, buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def _read(path: str | Path, form: str) -> dict[str, Any]:
+    if not Path(path).is_file():
+        raise CheckpointError(f"no checkpoint {path}: train one with `train --out {path}`")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load fails in as many ways as files can be foreign
+        first_line = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path} is no checkpoint, or damaged ({first_line}): train one with `train`") from None
+    if not isinstance(content, dict) or content.get("format") != form:
+        raise CheckpointError(f"{path} is no checkpoint of this example ({form}): train one with `train`")
+    return {"variant": "mambaic", **content}  # the first checkpoints knew no variants

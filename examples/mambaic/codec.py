@@ -9,13 +9,15 @@ import torch
 from compressai.models import SimpleVAECompressionModel
 from torch import Tensor, nn
 
+from mambaic.wavelets import start_as_wavelets
 from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.foundation import foundation_block
 from ssmctx.layers.transforms import STRIDE, analysis_transform, pad_picture, synthesis_transform
 
-LATENT_STEPS = 8  # quantisation steps that y spans at the start of training
+GAIN = 4.0  # quantisation steps of y per unit of a wavelet coefficient, at the start of training
+_LAST_LAYERS = ("out_proj", "branch.2", "attention.proj", "mlp.2")  # of the residual branches of all blocks
 HYPER_STRIDE = 4  # latent cells per cell of z
 
 
@@ -100,19 +102,14 @@ class MambaIC(SimpleVAECompressionModel):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Keep variance through the strided layers, and let y start out several quantisation steps wide.
-
-        torch's default shrinks every layer's output: y would round to zero, and training begin by growing it.
-        """
-        for layer in [*self.g_a, *self.g_s]:
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                inputs = layer.in_channels * layer.kernel_size[0] * layer.kernel_size[1]
-                if isinstance(layer, nn.ConvTranspose2d):
-                    inputs /= layer.stride[0] * layer.stride[1]
-                nn.init.normal_(layer.weight, std=inputs**-0.5)
-        self.g_a[-1].weight *= LATENT_STEPS
-        self.g_s[0].weight /= LATENT_STEPS
-        self.g_s[-1].bias.fill_(0.5)  # mid-grey
+        """Let the transforms start as wavelets, and the blocks between them as what changes nothing."""
+        start_as_wavelets(self.g_a, self.g_s, GAIN)
+        for module in [*self.g_a, *self.g_s]:
+            for name, layer in module.named_modules():
+                if name in _LAST_LAYERS:
+                    nn.init.zeros_(layer.weight)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> dict:
         """Reconstruct x and estimate its rate."""

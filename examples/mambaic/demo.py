@@ -1,29 +1,27 @@
-"""The demonstration: train on photographs inside scikit-image, code one it has not seen, compare with JPEG."""
+"""The demonstration: code a photograph with the checkpoint that comes along, decode it, compare with what is in use."""
 
 from __future__ import annotations
 
-import io
 import math
 import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import skimage.data
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mambaic.checkpoint import load_model
+from mambaic.classical import CODECS, of_size
 from mambaic.errors import TrainingError
+from mambaic.figures import new_figure, plt, save_figure
 from mambaic.files import PictureCodec, compress_file
 from mambaic.images import psnr, read_image, write_png
 from mambaic.train import Point, TrainingPlan, train
 
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny-mse-0.0067.pt"
 HELD_OUT = "astronaut"
+_DETAIL = slice(40, 200), slice(150, 310)
 
 
 def photographs() -> dict[str, Tensor]:
@@ -33,62 +31,60 @@ def photographs() -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.copy()).permute(2, 0, 1) for name, array in pictures.items()}
 
 
-def demo(out: Path, minutes: float, steps: int | None) -> None:
-    """Run the whole demonstration and leave its files in `out`.
-
-    Raises:
-        TrainingError: the decoded pixels differ from the encoder's own.
-    """
+def train_tiny(out: Path, minutes: float, steps: int | None) -> Path:
+    """Train `tiny` on the photographs but one, plot how it went, and return its checkpoint."""
     for name, pixels in photographs().items():
-        write_png(out / ("held-out" if name == HELD_OUT else "train") / f"{name}.png", pixels)
-    original = out / "held-out" / f"{HELD_OUT}.png"
-    checkpoint, coded = out / "tiny.pt", out / f"{HELD_OUT}.sic"
-    decoded, own = out / f"{HELD_OUT}.decoded.png", out / f"{HELD_OUT}.encoder.png"
-
+        if name != HELD_OUT:
+            write_png(out / "train" / f"{name}.png", pixels)
+    checkpoint = out / "tiny.pt"
     plan = TrainingPlan(out / "train", checkpoint, lmbda=0.013, crop=128, lr=1e-3, minutes=minutes, steps=steps)
     plan.epochs = 10_000  # the clock ends it
-    history = train(plan)
-    _plot_training(history, out / "training.png")
+    _plot_training(train(plan), out / "training.png")
+    print(f"trained {checkpoint}; look at {out / 'training.png'}")
+    return checkpoint
 
-    written = compress_file(PictureCodec(load_model(checkpoint)), original, coded, own)
-    print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bpp")
-    program = Path(__file__).parents[1] / "mambaic_full.py"
+
+def demo(out: Path, checkpoint: Path) -> None:
+    """Code the held-out photograph, decode it in a fresh process, compare, and leave all files in `out`.
+
+    Raises:
+        CheckpointError: no checkpoint, or none of ours.
+        TrainingError: the decoded pixels differ from the encoder's own.
+    """
+    original = out / f"{HELD_OUT}.png"
+    coded, decoded, own = (out / f"{HELD_OUT}.{ending}" for ending in ("sic", "decoded.png", "encoder.png"))
+    pixels = photographs()[HELD_OUT]
+    write_png(original, pixels)
+    codec = PictureCodec(load_model(checkpoint))
+    written = compress_file(codec, original, coded, own)
+    print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel")
     print("decoding it in a fresh process")
+    program = Path(__file__).parents[1] / "mambaic_full.py"
     subprocess.run([sys.executable, program, "decompress", coded, decoded, "--checkpoint", checkpoint], check=True)
-    pixels, ours = read_image(original), read_image(decoded)
+    ours = read_image(decoded)
     if not torch.equal(ours, read_image(own)):
         raise TrainingError(f"{decoded} differs from the encoder's reconstruction {own}: please report this")
     print("the decoded pixels equal the encoder's own reconstruction exactly")
 
-    quality, jpeg_bytes, jpeg = _jpeg_of_size(pixels, written.bytes)
-    area = pixels.shape[1] * pixels.shape[2]
     print(f"{'':10}{'bytes':>8}{'bpp':>8}{'PSNR':>10}")
-    print(f"{'ssmctx':10}{written.bytes:>8}{written.bpp:>8.3f}{psnr(ours, pixels):>7.2f} dB")
-    print(f"{'JPEG':10}{jpeg_bytes:>8}{8 * jpeg_bytes / area:>8.3f}{psnr(jpeg, pixels):>7.2f} dB   (quality {quality})")
-    columns = {
-        "original": pixels,
-        f"ssmctx tiny, {written.bpp:.2f} bpp, {psnr(ours, pixels):.1f} dB": ours,
-        f"JPEG, {8 * jpeg_bytes / area:.2f} bpp, {psnr(jpeg, pixels):.1f} dB": jpeg,
-    }
-    _plot_side_by_side(columns, out / "side-by-side.png")
-    print(f"look at {out / 'side-by-side.png'} and {out / 'training.png'}")
+    shown = {"original": pixels, f"ssmctx {codec.model.preset}": ours}
+    print(_row(f"ssmctx {codec.model.preset}", written.bytes, ours, pixels))
+    for key, made in CODECS.items():
+        other = of_size(key, pixels, written.bytes)
+        if other is not None:
+            print(_row(made.name, other.bytes, other.pixels, pixels) + f"   (quality {other.quality})")
+            shown[made.name] = other.pixels
+    _plot_side_by_side(shown, out / "side-by-side.png")
+    print(f"look at {out / 'side-by-side.png'}")
 
 
-def _jpeg_of_size(pixels: Tensor, size: int) -> tuple[int, int, Tensor]:
-    """The JPEG whose size is nearest to `size` bytes: its quality, its bytes, its pixels."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    coded: list[tuple[int, int, bytes]] = []
-    for quality in range(1, 96):
-        buffer = io.BytesIO()
-        image.save(buffer, format="JPEG", quality=quality)
-        coded.append((abs(buffer.tell() - size), quality, buffer.getvalue()))
-    _, quality, data = min(coded)
-    with Image.open(io.BytesIO(data)) as jpeg:
-        return quality, len(data), torch.from_numpy(matplotlib.image.pil_to_array(jpeg).copy()).permute(2, 0, 1)
+def _row(name: str, size: int, decoded: Tensor, original: Tensor) -> str:
+    bpp = 8 * size / (original.shape[1] * original.shape[2])
+    return f"{name:12}{size:>6}{bpp:>8.3f}{psnr(decoded, original):>7.2f} dB"
 
 
 def _plot_training(history: list[Point], path: Path) -> None:
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2), layout="constrained")
+    figure, axes = new_figure(1200, 320, ncols=3)
     titles = ("loss", "rate (bits per pixel)", "PSNR (dB)")
     for axis, title, values in zip(axes, titles, zip(*history, strict=True), strict=True):
         window = max(1, min(20, len(values) // 5))
@@ -99,17 +95,17 @@ def _plot_training(history: list[Point], path: Path) -> None:
         axis.grid(alpha=0.3)
     if min(point.loss for point in history) > 0:
         axes[0].set_yscale("log")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
-def _plot_side_by_side(columns: dict[str, Tensor], path: Path) -> None:
-    figure, axes = plt.subplots(2, len(columns), figsize=(4 * len(columns), 8.2), layout="constrained")
-    for (title, pixels), whole, zoom in zip(columns.items(), *axes, strict=True):
+def _plot_side_by_side(pictures: dict[str, Tensor], path: Path) -> None:
+    figure, axes = new_figure(280 * len(pictures), 600, nrows=2, ncols=len(pictures))
+    original = pictures["original"]
+    for (name, pixels), whole, zoom in zip(pictures.items(), *axes, strict=True):
         array = pixels.permute(1, 2, 0).numpy()
         whole.imshow(array)
-        whole.set_title(title, fontsize=10)
-        zoom.imshow(array[40:200, 150:310], interpolation="nearest")
+        whole.set_title(name if pixels is original else f"{name}, {psnr(pixels, original):.1f} dB", fontsize=11)
+        zoom.imshow(array[_DETAIL], interpolation="nearest")
         for axis in (whole, zoom):
             axis.axis("off")
     figure.savefig(path, dpi=110)

@@ -1,85 +1,136 @@
-"""Evaluation: every picture of a folder through real files."""
+"""Evaluation: every picture of a folder through real files, for one checkpoint or for a curve of several."""
 
 from __future__ import annotations
 
-import math
 import tempfile
-import time
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
-from pytorch_msssim import ms_ssim
 from torch import Tensor
-from tqdm import tqdm
 
+from mambaic.checkpoint import load_model, read_checkpoint
 from mambaic.files import PictureCodec, read_coded
-from mambaic.images import find_images, psnr, read_image, to_float
+from mambaic.images import find_images, to_float
+from mambaic.measure import facts, quality, read_scaled
+from mambaic.parallel import for_each
+from mambaic.results import Row, summarise
+from mambaic.timing import PARTS, Stopwatch, stopwatch
 from ssmctx.entropy.container import write_whole
-from ssmctx.errors import StreamError
+from ssmctx.errors import ArgumentError, StreamError
 
-MS_SSIM_MIN_SIDE = 161  # five scales of an 11x11 window
+_WARM_UP = (64, 64)
 
 
-def evaluate(codec: PictureCodec, folder: str | Path) -> dict[str, Any]:
-    """Code and decode every picture below a folder.
+def evaluate(
+    checkpoints: Sequence[str | Path],
+    folder: str | Path,
+    name: str | None = None,
+    device: str = "cpu",
+    jobs: int = 1,
+    scale: float = 1.0,
+) -> dict[str, Any]:
+    """Code and decode every picture below a folder with every checkpoint.
+
+    Args:
+        checkpoints: one for each point of the curve, in any order.
+        folder: of pictures, of any sizes.
+        name: of the curve; default the preset and variant of the first checkpoint.
+        device: of torch.
+        jobs: processes, each with one torch thread, that share the pictures on a CPU; 1 uses all threads on each.
+        scale: evaluate on pictures made smaller by this factor.
 
     Returns:
-        "images", a list with one dict per picture, and "mean" over them. bpp_estimated comes from likelihoods and bpp
-        from the size of the file on disk, both in bits per pixel; psnr and ms_ssim_db in dB (None below 161 pixels a
-        side), of the decoded 8-bit pixels; encode_s and decode_s in seconds, from pixels to file and back.
+        Results in CompressAI's layout (see `mambaic.results.summarise`). "bpp" comes from the size of the file on disk,
+        "bpp-estimated" from likelihoods; "psnr-rgb" and "ms-ssim-rgb" are of the decoded 8-bit pixels.
+        "encoding_time", from pixels to the file's content, and "decoding_time", back, are in seconds, and split in
+        "..._network", "..._coder" and "..._transfer"; quantisation and container count as network.
 
     Raises:
         DataError: no pictures.
+        CheckpointError: a checkpoint cannot be used.
         StreamError: a file did not decode to the encoder's reconstruction.
+        ArgumentError: several processes on another device than the CPU.
     """
+    if jobs > 1 and torch.device(device).type != "cpu":
+        raise ArgumentError(f"{jobs} processes would share one {device}: use --jobs 1 there, or --device cpu")
     paths = find_images(folder)
+    heads = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
+    items = [(checkpoint, path) for checkpoint in checkpoints for path in paths]
+    rows = for_each(partial(PictureEvaluator, Path(folder), device, scale), items, jobs, "eval")
+    points = [rows[i : i + len(paths)] for i in range(0, len(rows), len(paths))]
+    made = f"{heads[0]['preset']} {heads[0]['variant']}"
+    threads = 1 if jobs > 1 else torch.get_num_threads()
+    meta = {
+        "dataset": Path(folder).name,
+        "checkpoints": [Path(checkpoint).name for checkpoint in checkpoints],
+        "lambdas": [head["training"].get("lmbda") for head in heads],
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
+        "threads": threads,
+        "jobs": jobs,
+        "scale": scale,
+        "torch": torch.__version__,
+    }
+    return summarise(name or f"ssmctx {made}", f"ssmctx example codec, {made}, files on disk", points, meta)
+
+
+class PictureEvaluator:
+    """Evaluates one picture with one checkpoint at a time; keeps the model that it used last.
+
+    Args:
+        folder: that the names of pictures are relative to.
+        device: of torch.
+        scale: of the pictures.
+    """
+
+    def __init__(self, folder: Path, device: str, scale: float) -> None:
+        self.folder, self.device, self.scale = folder, device, scale
+        self._loaded: tuple[Any, PictureCodec] | None = None
+
+    def __call__(self, item: tuple[str | Path, Path]) -> Row:
+        """Figures of (checkpoint, picture)."""
+        checkpoint, path = item
+        if self._loaded is None or self._loaded[0] != checkpoint:
+            self._loaded = checkpoint, PictureCodec(load_model(checkpoint, self.device))
+            with stopwatch(self._loaded[1].model) as watch:  # kernels are compiled on first use
+                _code(self._loaded[1], torch.zeros(3, *_WARM_UP, dtype=torch.uint8), watch)
+        codec, pixels = self._loaded[1], read_scaled(path, self.scale)
+        with stopwatch(codec.model) as watch:
+            coded = _code(codec, pixels, watch)
+        return {
+            **facts(path.relative_to(self.folder).as_posix(), pixels, coded.pop("size")),
+            "bpp-estimated": _estimated_bits(codec, pixels) / (pixels.shape[1] * pixels.shape[2]),
+            **quality(coded.pop("decoded"), pixels),
+            **coded,
+        }
+
+
+def _code(codec: PictureCodec, pixels: Tensor, watch: Stopwatch) -> dict[str, Any]:
+    """Code pixels into a file and decode it: its "size" in bytes, the "decoded" pixels, and times."""
     with tempfile.TemporaryDirectory() as scratch:
-        images = [
-            {
-                "name": str(path.relative_to(folder)),
-                **_evaluate_one(codec, read_image(path), Path(scratch) / "picture.sic"),
-            }
-            for path in tqdm(paths, desc="eval", unit="picture", dynamic_ncols=True)
-        ]
-    return {"images": images, "mean": _means(images)}
+        file = Path(scratch) / "picture.sic"
+        watch.start()
+        picture, y_hat = codec.encode(pixels)
+        content = picture.to_bytes()
+        encoding = watch.lap()
+        write_whole(file, content)
+        size, picture = file.stat().st_size, read_coded(file)
+        watch.start()
+        decoded = codec.decode(picture)
+        decoding = watch.lap()
+    if not torch.equal(decoded, codec.reconstruct(y_hat, *pixels.shape[1:])):
+        raise StreamError("a file did not decode to the encoder's reconstruction: please report this with the picture")
+    times = {
+        f"{which}_time{'' if part == 'total' else f'_{part}'}": lap[part]
+        for which, lap in (("encoding", encoding), ("decoding", decoding))
+        for part in ("total", *PARTS)
+    }
+    return {"size": size, "decoded": decoded, **times}
 
 
 @torch.no_grad()
-def _evaluate_one(codec: PictureCodec, pixels: Tensor, file: Path) -> dict[str, Any]:
-    x = to_float(pixels).to(codec.device)
-    likelihoods = codec.model(x)["likelihoods"].values()
-    bits = sum(-torch.log2(p).sum().item() for p in likelihoods)
-    start = time.perf_counter()
-    picture, y_hat = codec.encode(pixels)
-    write_whole(file, picture.to_bytes())
-    encoded = time.perf_counter()
-    decoded = codec.decode(read_coded(file))
-    end = time.perf_counter()
-    if not torch.equal(decoded, codec.reconstruct(y_hat, *pixels.shape[1:])):
-        raise StreamError("a file did not decode to the encoder's reconstruction: please report this with the picture")
-    area = pixels.shape[1] * pixels.shape[2]
-    return {
-        "width": pixels.shape[2],
-        "height": pixels.shape[1],
-        "bytes": file.stat().st_size,
-        "bpp": 8 * file.stat().st_size / area,
-        "bpp_estimated": bits / area,
-        "psnr": psnr(decoded, pixels),
-        "ms_ssim_db": _ms_ssim_db(decoded, pixels),
-        "encode_s": encoded - start,
-        "decode_s": end - encoded,
-    }
-
-
-def _ms_ssim_db(a: Tensor, b: Tensor) -> float | None:
-    if min(a.shape[1:]) < MS_SSIM_MIN_SIDE:
-        return None
-    return -10 * math.log10(max(1e-10, 1 - ms_ssim(a[None].float(), b[None].float(), data_range=255).item()))
-
-
-def _means(images: list[dict[str, Any]]) -> dict[str, float | None]:
-    keys = [key for key in images[0] if key not in ("name", "width", "height")]
-    columns = {key: [image[key] for image in images if image[key] is not None] for key in keys}
-    return {key: fmean(column) if column else None for key, column in columns.items()}
+def _estimated_bits(codec: PictureCodec, pixels: Tensor) -> float:
+    likelihoods = codec.model(to_float(pixels).to(codec.device))["likelihoods"].values()
+    return float(sum(-torch.log2(p).sum().item() for p in likelihoods))

@@ -1,4 +1,4 @@
-"""Pictures: finding, reading and writing them, and random crops for training."""
+"""Picture files: finding, reading and writing them."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mambaic.errors import DataError
 from ssmctx.entropy.container import write_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+MS_SSIM_MIN_SIDE = 161  # five scales of an 11x11 window
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """The picture files below a folder, sorted.
+    """The picture files below a folder, at any depth, sorted.
 
     Raises:
         DataError: no such folder, or no picture in it.
@@ -33,18 +34,49 @@ def find_images(folder: str | Path) -> list[Path]:
 
 
 def read_image(path: str | Path) -> Tensor:
-    """A picture file as (3, H, W) uint8.
+    """A picture file as (3, H, W) uint8, the right way up.
+
+    Grey is repeated, palettes are looked up, transparency lies over white, 16-bit grey is scaled to 8 bits (of 16-bit
+    colour Pillow gives the upper 8 bits), the orientation that a camera noted is applied, and of several frames the
+    first is taken.
 
     Raises:
         DataError: the file is missing, no picture, or damaged.
     """
     try:
         with Image.open(path) as image:
-            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            return torch.from_numpy(np.array(_as_rgb(ImageOps.exif_transpose(image)))).permute(2, 0, 1)
     except FileNotFoundError:
         raise DataError(f"no file {path}: check the path") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise DataError(f"cannot read {path} as a picture ({error}): convert it to PNG or JPEG") from None
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Width and height as the file's header says, before any turning.
+
+    Raises:
+        DataError: the file is missing or has no header of a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except _UNREADABLE as error:
+        raise DataError(f"cannot read {path} as a picture ({error}): remove it or convert it") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, in files of any byte order
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("its values do not fit 16 bits")
+        image = Image.fromarray(np.round(values / 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("it holds floating-point numbers, of which none says what is white")
+    elif image.has_transparency_data:
+        picture = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return image.convert("RGB")
 
 
 def to_float(pixels: Tensor) -> Tensor:
@@ -73,40 +105,3 @@ def psnr(a: Tensor, b: Tensor) -> float:
     """Peak signal-to-noise ratio of uint8 pixels, in dB; infinite for equal ones."""
     mse = (a.double() - b.double()).square().mean()
     return float(10 * torch.log10(255**2 / mse))
-
-
-class RandomCrops(Dataset[Tensor]):
-    """Random crops, flipped left to right half the time, of all pictures in a folder that are large enough.
-
-    Args:
-        folder: where the pictures are.
-        size: side of the square crops, in pixels.
-
-    Raises:
-        DataError: no picture of at least `size` in both directions.
-    """
-
-    def __init__(self, folder: str | Path, size: int) -> None:
-        found = find_images(folder)
-        self.size = size
-        self.paths = [p for p in found if min(_image_size(p)) >= size]
-        self.skipped = len(found) - len(self.paths)
-        if not self.paths:
-            raise DataError(f"all {len(found)} pictures in {folder} are smaller than {size}x{size}: lower --crop")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        pixels = read_image(self.paths[index])
-        top, left = (int(torch.randint(side - self.size + 1, ())) for side in pixels.shape[1:])
-        crop = pixels[:, top : top + self.size, left : left + self.size].float() / 255
-        return crop.flip(-1) if torch.rand(()) < 0.5 else crop
-
-
-def _image_size(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {path} as a picture ({error}): remove it or convert it") from None

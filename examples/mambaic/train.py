@@ -2,138 +2,123 @@
 
 from __future__ import annotations
 
-import copy
-import math
+import os
+import signal
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from collections.abc import Iterator
 
-import torch
-from compressai.losses import RateDistortionLoss
-from compressai.optimizers import net_aux_optimizer
-from torch.utils.data import DataLoader, RandomSampler
-from tqdm import tqdm
+from mambaic.checkpoint import beside, read_checkpoint, read_training, save_checkpoint, save_training, training_path
+from mambaic.data import Batch, TrainingCrops, batches
+from mambaic.engine import Engine, Point
+from mambaic.errors import Stopped
+from mambaic.log import Log
+from mambaic.plan import TrainingPlan
+from mambaic.run import Run
+from mambaic.schedule import rate_factor
+from mambaic.stop import StopRequest
 
-from mambaic.checkpoint import load_weights, read_checkpoint, save_checkpoint
-from mambaic.codec import MambaIC
-from mambaic.errors import TrainingError
-from mambaic.images import RandomCrops
-
-
-@dataclass
-class TrainingPlan:
-    """What to train, on what, for how long. Fields are the flags of `train`."""
-
-    data: Path
-    out: Path
-    preset: str = "tiny"
-    variant: str = "mambaic"
-    lmbda: float = 0.0067
-    epochs: int = 250
-    steps: int | None = None
-    minutes: float = math.inf
-    batch_size: int = 8
-    crop: int = 256
-    lr: float = 1e-4
-    aux_lr: float = 1e-3
-    clip: float = 1.0
-    seed: int = 0
-    workers: int = 0
-    checkpoint_minutes: float = 5.0
-    resume: bool = False
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
-
-
-class Point(NamedTuple):
-    """What one step measured: the loss, the rate in bits per pixel, the PSNR in dB."""
-
-    loss: float
-    bpp: float
-    psnr: float
+__all__ = ["Point", "TrainingPlan", "train"]
 
 
 def train(plan: TrainingPlan) -> list[Point]:
-    """Train a model and leave a checkpoint at `plan.out`.
+    """Train a model and leave a checkpoint at `plan.out`, with `.train.pt` to go on from and a `.csv` log beside it.
 
     Ends after `plan.steps` steps (by default `plan.epochs` passes over the data) or `plan.minutes`, whichever is first.
 
+    Returns:
+        What every step measured, those before a resume included and those skipped left out.
+
     Raises:
+        ArgumentError: the plan cannot be trained, here or at all.
         DataError: no usable pictures.
-        CheckpointError: the checkpoint to resume from is missing or of another preset.
-        TrainingError: the loss is not finite; the last checkpoint stays as it was.
+        CheckpointError: the checkpoint to go on or to start from is damaged, or of another preset or variant.
+        TrainingError: too many batches were not finite; the last checkpoint stays as it was.
+        Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    torch.manual_seed(plan.seed)
-    crops = RandomCrops(plan.data, plan.crop)
-    note = f" ({crops.skipped} smaller than {plan.crop}x{plan.crop} left out)" if crops.skipped else ""
-    tqdm.write(f"{len(crops)} pictures{note}, {plan.preset} {plan.variant}, lambda {plan.lmbda}, on {plan.device}")
-    model = MambaIC(plan.preset, plan.variant).to(plan.device).train()
-    adam = {"net": {"type": "Adam", "lr": plan.lr}, "aux": {"type": "Adam", "lr": plan.aux_lr}}
-    optimizers = net_aux_optimizer(model, adam)
-    history: list[Point] = []
-    if plan.resume:
-        history = _resume(plan, model, optimizers)
-    total = plan.steps if plan.steps is not None else max(1, plan.epochs * len(crops) // plan.batch_size)
-    left = max(0, total - len(history))
-    sampler = RandomSampler(crops, num_samples=max(1, left * plan.batch_size))
-    loader = DataLoader(crops, plan.batch_size, sampler=sampler, num_workers=plan.workers)
-    loss_of = RateDistortionLoss(lmbda=plan.lmbda)
-    end = saved = time.monotonic()
-    end += 60 * plan.minutes
-    with tqdm(total=total, initial=len(history), desc="train", unit="step", dynamic_ncols=True) as bar:
-        for _, x in zip(range(left), loader, strict=False):
-            history.append(_step(plan, model, optimizers, loss_of, x.to(plan.device)))
-            bar.update()
-            bar.set_postfix({key: f"{value:.3f}" for key, value in _recent(history)._asdict().items()})
-            now = time.monotonic()
-            if now > end:
-                break
-            if now > saved + 60 * plan.checkpoint_minutes:
-                _save(plan, model, optimizers, history)
-                saved = now
-    _save(plan, model, optimizers, history)
-    return history
-
-
-def _step(plan: TrainingPlan, model: MambaIC, optimizers: dict, loss_of: Any, x: torch.Tensor) -> Point:
-    out = loss_of(model(x), x)
-    if not math.isfinite(out["loss"].item()):
-        raise TrainingError(
-            f"the loss became {out['loss'].item()}: lower --lr (now {plan.lr}) or --clip (now {plan.clip}) "
-            f"and continue from the last checkpoint with --resume"
+    plan.check()
+    engine = Engine(plan)
+    workers = _workers(plan, engine)
+    crops = TrainingCrops(plan.data, plan.crop, plan.seed, (plan.cache_mb << 20) // max(1, workers))
+    run = Run(plan.steps or max(1, plan.epochs * len(crops) // plan.batch_size), plan.minutes)
+    if plan.resume and training_path(plan.out).is_file():
+        state = read_training(training_path(plan.out), engine.model)
+        engine.load(state["engine"])
+        run.load(state["run"])
+    elif plan.start is not None:
+        engine.start(read_checkpoint(plan.start))
+    plan.out.parent.mkdir(parents=True, exist_ok=True)
+    logdir = plan.logdir and plan.logdir / beside(plan.out, "").name
+    loader = batches(crops, run.step, run.total, plan.batch_size, engine.part, workers)
+    with (
+        StopRequest() as stop,
+        Log(run, beside(plan.out, ".csv"), logdir, not engine.accelerator.is_main_process) as log,
+    ):
+        _introduce(log, plan, engine, crops)
+        stopped = _loop(plan, engine, run, loader, log, stop)
+        _save(plan, engine, run)
+        engine.accelerator.wait_for_everyone()
+    if stopped:
+        number = stop.signal or signal.SIGTERM  # another process may have been the one that was asked
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after step {run.step} of {run.total}; "
+            f"{plan.out} is whole, go on with --resume",
+            number,
         )
-    optimizers["net"].zero_grad(set_to_none=True)
-    out["loss"].backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
-    optimizers["net"].step()
-    optimizers["aux"].zero_grad(set_to_none=True)
-    model.aux_loss().backward()
-    optimizers["aux"].step()
-    mse = max(out["mse_loss"].item(), 1e-10)
-    return Point(out["loss"].item(), out["bpp_loss"].item(), -10 * math.log10(mse))
+    return run.points
 
 
-def _recent(history: list[Point], steps: int = 20) -> Point:
-    return Point(*(fmean(column) for column in zip(*history[-steps:], strict=True)))
+def _loop(plan: TrainingPlan, engine: Engine, run: Run, loader: Iterator[Batch], log: Log, stop: StopRequest) -> bool:
+    """Run to the end; returns whether it was stopped before."""
+    clock = time.monotonic
+    began, saved, reported = clock() - run.seconds, clock(), set()
+    while run.progress < 1:
+        asked = clock()
+        batch = next(loader)
+        waited = clock() - asked
+        for line in batch.broken:
+            if line not in reported:
+                log.say(f"left out: {line}")
+                reported.add(line)
+        factor = rate_factor(plan.schedule, run.step, run.progress, plan.warmup, plan.milestones)
+        measured = engine.step(batch.crops, run.step, factor, lambda: [clock() - began, float(stop.signal != 0)])
+        run.add(measured)
+        run.seconds, stopping = measured.said
+        log.step(measured, plan.lr * factor, waited)
+        run.check(plan, measured)
+        if stopping:
+            return run.progress < 1
+        if clock() > saved + 60 * plan.checkpoint_minutes:
+            _save(plan, engine, run)
+            log.pictures(measured.pictures)
+            saved = clock()
+    return False
 
 
-def _save(plan: TrainingPlan, model: MambaIC, optimizers: dict, history: list[Point]) -> None:
-    state = {"history": torch.tensor(history), **{name: opt.state_dict() for name, opt in optimizers.items()}}
-    state |= {"lmbda": plan.lmbda, "random": torch.get_rng_state()}
-    state["quantiles"] = model.latent_codec.entropy_bottleneck.quantiles.detach().cpu()
-    # a model to code with: its quantiles, which lag behind z's prior in training, are settled and its tables built
-    export = copy.deepcopy(model)
-    export.update(force=True, update_quantiles=True)
-    save_checkpoint(plan.out, export, state)
+def _save(plan: TrainingPlan, engine: Engine, run: Run) -> None:
+    if engine.accelerator.is_main_process:
+        save_training(training_path(plan.out), engine.model, {"engine": engine.state(), "run": run.state()})
+        fields = ("lmbda", "metric", "batch_size", "crop", "lr", "schedule", "ema", "seed")
+        made = {name: getattr(plan, name) for name in fields}
+        save_checkpoint(plan.out, engine.export(), {**made, "steps": run.step, "skipped": len(run.skipped)})
 
 
-def _resume(plan: TrainingPlan, model: MambaIC, optimizers: dict) -> list[Point]:
-    content = read_checkpoint(plan.out)
-    load_weights(model, content)
-    state = content["training"]
-    model.latent_codec.entropy_bottleneck.quantiles.data.copy_(state["quantiles"])
-    for name, optimizer in optimizers.items():
-        optimizer.load_state_dict(state[name])
-    torch.set_rng_state(state["random"])
-    return [Point(*values) for values in state["history"].tolist()]
+def _introduce(log: Log, plan: TrainingPlan, engine: Engine, crops: TrainingCrops) -> None:
+    for line in crops.broken:
+        log.say(f"left out: {line}")
+    accelerator = engine.accelerator
+    small = f" ({crops.skipped} smaller than {plan.crop}x{plan.crop} left out)" if crops.skipped else ""
+    many = f" with {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+    precision = "" if accelerator.mixed_precision == "no" else f" in {accelerator.mixed_precision}"
+    begins = f", going on after step {log.run.step}" if log.run.step else ""
+    log.say(
+        f"{len(crops)} pictures{small}, {plan.preset} {plan.variant}, lambda {plan.lmbda:g} ({plan.metric}), "
+        f"on {accelerator.device}{many}{precision}{begins}"
+    )
+
+
+def _workers(plan: TrainingPlan, engine: Engine) -> int:
+    """Processes that load ahead: none where the CPU trains, which loses nothing by reading a few cached pictures."""
+    if plan.workers is not None:
+        return plan.workers
+    on_cpu = engine.accelerator.device.type == "cpu"
+    return 0 if on_cpu else min(8, (os.cpu_count() or 1) // engine.accelerator.num_processes)

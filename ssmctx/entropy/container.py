@@ -1,8 +1,8 @@
-"""The `.sic` file: one coded picture that says what it is. Version 2; version 1 is read too.
+"""The `.sic` file: one coded picture that says what it is. Version 3; versions 1 and 2 are read too.
 
 offset  bytes  content
      0      4  magic "SIC" and 0x1A
-     4      1  format version, 2
+     4      1  format version, 3
      5      8  fingerprint of the model's weights
     13      4  fingerprint of coder and tables
     17      1  for information: scan backend (low four bits) and float width (high four bits) of the encoder
@@ -11,6 +11,7 @@ offset  bytes  content
      -      -  y's stream, z's stream, the guard (`ssmctx.entropy.guard`)
   last      4  CRC-32 of all before it, little-endian
 
+Version 2 differs in its guard, whose other bytes are not folded into z's checksum (`ssmctx.entropy.guard.folded`).
 Version 1 has after its 13 bytes width, height and the lengths of y's and z's stream as 32-bit little-endian numbers,
 then the two streams, no guard, and the CRC-32.
 """
@@ -21,17 +22,18 @@ import os
 import struct
 import tempfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ssmctx.entropy.fingerprint import FINGERPRINT_BYTES
+from ssmctx.entropy.guard import folded
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
 
 __all__ = ["CodedPicture", "write_whole"]
 
 _MAGIC = b"SIC\x1a"
-_VERSION = 2
+_VERSION = 3
 _START = struct.Struct(f"<4sB{FINGERPRINT_BYTES}s")
 _CODING = struct.Struct("<4sB")
 _VERSION_1 = struct.Struct("<IIII")
@@ -50,7 +52,7 @@ class CodedPicture:
         fingerprint: of the weights that coded it, 8 bytes.
         width: in pixels.
         height: in pixels.
-        strings: y's stream, z's stream and the guard; version 1 has no guard.
+        strings: y's stream, z's stream and the guard, as today's codecs make them; version 1 has no guard.
         coding: fingerprint of coder and tables, 4 bytes; None in version 1.
         y_size: height and width of y in latent cells; None in version 1.
         z_size: of z.
@@ -80,7 +82,7 @@ class CodedPicture:
         """The whole file, in the newest version.
 
         Raises:
-            ArgumentError: a side below 1, more than 2^30 pixels, or what version 2 needs is missing.
+            ArgumentError: a side below 1, more than 2^30 pixels, or what version 3 needs is missing.
         """
         if min(self.width, self.height) < 1 or self.width * self.height > _MAX_PIXELS:
             raise ArgumentError(
@@ -112,12 +114,12 @@ class CodedPicture:
         if len(data) < _START.size + _CRC.size:
             raise CorruptStreamError(f"a .sic file has more than {_START.size} bytes, got {len(data)}: cut off")
         _, version, fingerprint = _START.unpack_from(data)
-        if version not in (1, _VERSION):
+        if version not in _PARSERS:
             raise CorruptStreamError(
                 f"a .sic file of version {version}, this release reads up to {_VERSION}: use a newer release"
             )
         body = data[: -_CRC.size]
-        picture = (_version_1 if version == 1 else _version_2)(cls, fingerprint, body)
+        picture = _PARSERS[version](cls, fingerprint, body)
         if zlib.crc32(body) != _CRC.unpack(data[-_CRC.size :])[0]:
             raise CorruptStreamError("the file's checksum is wrong: it is damaged; copy it again from its source")
         width, height = picture.width, picture.height
@@ -150,6 +152,12 @@ def _version_1(make: type[CodedPicture], fingerprint: bytes, body: bytes) -> Cod
 
 
 def _version_2(make: type[CodedPicture], fingerprint: bytes, body: bytes) -> CodedPicture:
+    picture = _version_3(make, fingerprint, body)
+    y, z, guard = picture.strings
+    return replace(picture, strings=(y, z, folded(guard)))
+
+
+def _version_3(make: type[CodedPicture], fingerprint: bytes, body: bytes) -> CodedPicture:
     place = _START.size + _CODING.size
     if len(body) < place:
         raise CorruptStreamError("the data ends within the header: it was cut")
@@ -163,6 +171,9 @@ def _version_2(make: type[CodedPicture], fingerprint: bytes, body: bytes) -> Cod
     backend = _BACKENDS[made & 15] if made & 15 < len(_BACKENDS) else ""
     sizes = ((y_height, y_width), (z_height, z_width))
     return make(fingerprint, width, height, strings, coding, *sizes, backend, made >> 4)
+
+
+_PARSERS = {1: _version_1, 2: _version_2, 3: _version_3}
 
 
 def _sections(body: bytes, place: int, lengths: list[int]) -> tuple[bytes, ...]:

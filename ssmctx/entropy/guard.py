@@ -9,11 +9,13 @@ $$ |\sigma e^{s} / b - 1| \le \mathrm{band}, $$
 and lists them with the side that it chose; the decoder follows the list there. Elsewhere a relative drift up to the
 band leaves the row as it is. The shift s, one of 256 that are too small to cost rate, is the encoder's choice for each
 group of elements: mostly there is one that leaves no element near a border, and a byte is all that the group costs.
-A checksum of the symbols of each step tells larger drift.
+A checksum of the symbols of each step tells larger drift, and that of z's symbols tells damage to the guard itself: a
+CRC of the guard's other bytes is folded into it.
 """
 
 from __future__ import annotations
 
+import binascii
 import math
 import struct
 import zlib
@@ -28,7 +30,7 @@ from ssmctx.entropy.gaussian import level_values, scale_index
 from ssmctx.entropy.rice import pack_places, unpack_places
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
-__all__ = ["DEFAULT_BAND", "Guard", "check_band", "checksum", "guard_scales", "guarded_rows"]
+__all__ = ["DEFAULT_BAND", "Guard", "check_band", "checksum", "folded", "guard_scales", "guarded_rows"]
 
 _BAND_UNIT = 2.0**-24
 _MOST_UNITS = (1 << 16) - 1  # a band of 0.0039: two of them stay well within the 13 % from one border to the next
@@ -41,11 +43,22 @@ _SHIFTS = 256
 _SHIFT_STEP = 5 * 2.0**-15  # all of them within 2 %, a sixth of the distance of two borders
 _GROUP = 1024
 _MOST_DOUBLINGS = 17
+_Z_CHECKSUM = slice(3, 5)  # bytes of the guard
 
 
 def checksum(symbols: NDArray[np.int16]) -> int:
     """16 bits that tell the symbols of a step from others."""
     return zlib.crc32(symbols.astype("<i2", copy=False).tobytes()) & 0xFFFF
+
+
+def folded(guard: bytes) -> bytes:
+    """A guard's bytes with the CRC-16 of all others xored into z's checksum; twice is the identity.
+
+    Every flipped bit of the guard then changes z's checksum as a decoder reads it.
+    """
+    head, z_checksum, tail = guard[: _Z_CHECKSUM.start], guard[_Z_CHECKSUM], guard[_Z_CHECKSUM.stop :]
+    crc = binascii.crc_hqx(head + tail, 0).to_bytes(2, "little")
+    return head + bytes(a ^ b for a, b in zip(z_checksum, crc, strict=False)) + tail
 
 
 def check_band(band: float) -> float:
@@ -93,16 +106,17 @@ class Guard:
         return cls(0.0, checksums, 0, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
     def to_bytes(self, total: int) -> bytes:
-        """The guard of `total` elements: band, checksums, doublings, shifts, and the list."""
+        """The guard of `total` elements: band, checksums, doublings, shifts, and the list; see `folded`."""
         head = struct.pack("<HB", round(self.band / _BAND_UNIT), len(self.checksums))
         head += struct.pack(f"<{len(self.checksums)}H", *self.checksums)
         if self.band == 0:
-            return head
-        return head + bytes([self.doublings]) + self.shifts.tobytes() + pack_places(self.places, self.upper, total)
+            return folded(head)
+        rest = bytes([self.doublings]) + self.shifts.tobytes() + pack_places(self.places, self.upper, total)
+        return folded(head + rest)
 
     @classmethod
     def from_bytes(cls, data: bytes, total: int, steps: int) -> Guard:
-        """Parse the guard of `total` elements coded in `steps` steps.
+        """Parse the guard of `total` elements coded in `steps` steps; one with a flipped bit has another z checksum.
 
         Raises:
             CorruptStreamError: it is not one that `to_bytes` writes for them.
@@ -110,7 +124,7 @@ class Guard:
         place = 3 + 2 * (steps + 1)
         if not isinstance(data, bytes) or len(data) < place or data[2] != steps + 1:
             raise CorruptStreamError(f"the guard of {steps} steps has {place} bytes or more, this is none: damaged")
-        units, _, *checksums = struct.unpack_from(f"<HB{steps + 1}H", data)
+        units, _, *checksums = struct.unpack_from(f"<HB{steps + 1}H", folded(data))
         if units == 0:
             if len(data) > place:
                 raise CorruptStreamError("a guard without a band ends with its checksums, this one goes on: damaged")

@@ -267,7 +267,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         z_decoder = self.coder.decoder(z_stream)
         z_symbols = z_decoder.decode(self._z_indexes(hyper_size), self._z_tables())
         if guard.checksums and checksum(z_symbols) != guard.checksums[0]:
-            raise CorruptStreamError("z decodes to other symbols than were encoded: the stream is damaged")
+            raise CorruptStreamError("z decodes to other symbols than were encoded: its stream or the guard is damaged")
         z_hat = torch.from_numpy(z_symbols).to(medians.device).to(medians.dtype).view(1, -1, *hyper_size) + medians
         reader = LatentReader(self.coder, self.y_tables.tables(), y_stream, guard)
         y_hat = drive(coding_steps(self.context, self._side(z_hat, size)), reader.read)

@@ -3,6 +3,10 @@
 Forward and backward walk the sequence in chunks; within a chunk, exponentials, products and contractions are
 whole-tensor operations and only the recurrence itself steps. Backward finds the state at each chunk's start again and
 recomputes the rest.
+
+Bits must not follow the number of threads. Torch shares out a tensor by threads, and what does not fill a whole vector
+of a thread's share goes through other instructions; so only operations are used for which both give the same bits
+(softplus and sigmoid do not), and contractions are products and sums rather than calls to a library of matrices.
 """
 
 from __future__ import annotations
@@ -32,13 +36,13 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
-    dt = F.softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
+    dt = _softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
     x, dt, B, C = (to_sequences(t, order) for t in (u, dt, B, C))
     v = torch.empty_like(x)
     h = h0.transpose(0, 1)
     for t in _chunks(len(x), h.numel()):
-        states, _ = _states(h, x[t], dt[t], A, B[t])
-        v[t] = (states @ C[t, ..., None]).squeeze(-1)
+        states, decay = _states(h, x[t], dt[t], A, B[t])
+        torch.sum(torch.mul(states, C[t][..., None, :], out=decay), -1, out=v[t])
         h = states[-1].clone()
     return from_sequences(v, order, u.shape[1], u.shape[2]) + D.sum(0) * u, h.transpose(0, 1).contiguous()
 
@@ -48,7 +52,7 @@ def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
     raw = to_sequences(dt_raw + dt_bias, order)
-    dt = F.softplus(raw) if softplus else raw
+    dt = _softplus(raw) if softplus else raw
     x, g, B, C = (to_sequences(t, order) for t in (u, dv, B, C))
     dx, draw, dB, dC = torch.empty_like(x), torch.empty_like(dt), torch.empty_like(B), torch.empty_like(C)
     dA = torch.zeros_like(A)
@@ -58,27 +62,31 @@ def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...
     carry = dlast.transpose(0, 1)  # gradient of a chunk's last state by what comes after it
     for t, h in zip(reversed(chunks), reversed(starts), strict=True):
         states, decay = _states(h, x[t], dt[t], A, B[t])
-        dC[t] = (g[t].unsqueeze(-2) @ states).squeeze(-2)
+        dC[t] = (g[t][..., None] * states).sum(-2)
         grad = g[t][..., None] * C[t][..., None, :]
         grad[-1] += carry
         steps = list(zip(grad.unbind(0), decay.unbind(0), strict=True))
         for (now, _), (after, a) in zip(reversed(steps[:-1]), reversed(steps[1:]), strict=True):
             torch.addcmul(now, a, after, out=now)
         carry = decay[0] * grad[0]
-        grad_dtx = (grad @ B[t][..., None]).squeeze(-1)
-        dB[t] = ((dt[t] * x[t]).unsqueeze(-2) @ grad).squeeze(-2)
+        grad_dtx = (grad * B[t][..., None, :]).sum(-1)
+        dB[t] = ((dt[t] * x[t])[..., None] * grad).sum(-2)
         exponent = grad.mul_(decay).mul_(torch.cat([h[None], states[:-1]]))  # gradient of dt * A
         dA += (exponent * dt[t][..., None]).sum((0, 2))
         draw[t] = (exponent * A[:, None]).sum(-1) + grad_dtx * x[t]
         dx[t] = grad_dtx * dt[t]
     if softplus:
-        draw *= torch.sigmoid(raw)
+        draw *= F.logsigmoid(raw).exp_()
     size = (u.shape[1], u.shape[2])
     du = from_sequences(dx, order, *size) + D.sum(0) * dv
     dD = (dv * u).sum((0, 1, 2)).expand_as(D).contiguous()
     maps = (_to_maps(t, order, *size) for t in (draw, dB, dC))
     draw_map, dB_map, dC_map = maps
     return du, draw_map, dA, dB_map, dC_map, dD, draw.sum((0, 2)), carry.transpose(0, 1).contiguous()
+
+
+def _softplus(x: Tensor) -> Tensor:
+    return F.logsigmoid(-x).neg_()
 
 
 def _to_maps(sequences: Tensor, order: Tensor, height: int, width: int) -> Tensor:

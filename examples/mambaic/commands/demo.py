@@ -8,18 +8,26 @@ from pathlib import Path
 from mambaic.commands.types import count, positive
 
 NAME = "demo"
-HELP = "train tiny for some minutes on photographs, code one it has not seen, compare with JPEG"
+HELP = (
+    "code a photograph with the checkpoint that comes along, decode it in a fresh process, compare with JPEG and others"
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all files it makes")
-    parser.add_argument("--minutes", type=positive, default=5.0, help="how long to train")
-    parser.add_argument("--steps", type=count, default=None, help="train this many steps at most")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", type=Path, help="another model to code with")
+    which.add_argument("--train", action="store_true", help="first train tiny on other photographs, and code with that")
+    parser.add_argument("--minutes", type=positive, default=5.0, help="with --train: how long")
+    parser.add_argument("--steps", type=count, default=None, help="with --train: this many steps at most")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run it."""
-    from mambaic.demo import demo
+    from mambaic.demo import CHECKPOINT, demo, train_tiny
 
-    demo(options.out, options.minutes, options.steps)
+    checkpoint = options.checkpoint or CHECKPOINT
+    if options.train:
+        checkpoint = train_tiny(options.out, options.minutes, options.steps)
+    demo(options.out, checkpoint)

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
+
+from mambaic.commands.types import count, scale
 
 NAME, HELP = "eval", "code and decode a folder of pictures through real files"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="what `train` wrote")
-    parser.add_argument("--json", type=Path, default=None, help="write all figures to this file")
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
+    add("--checkpoint", type=Path, nargs="+", required=True, help="what `train` wrote; several make one curve")
+    add("--json", type=Path, default=None, help="write all figures to this file, in CompressAI's layout")
+    add("--name", default=None, help="of the curve; default the codec's preset and variant")
+    add("--device", default="cpu", help="where the networks run, as torch names it")
+    add("--jobs", type=count, default=1, help="processes of one thread each that share the pictures; 1 uses all cores")
+    add("--scale", type=scale, default=1.0, help="make the pictures smaller by this factor first")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluate, print a table, write the JSON."""
-    from mambaic.checkpoint import load_model
+    """Evaluate, print a table for each checkpoint, write the JSON."""
+    from mambaic.curves import write_curve
     from mambaic.evaluate import evaluate
-    from mambaic.files import PictureCodec
-    from ssmctx.entropy.container import write_whole
+    from mambaic.results import table
 
-    result = evaluate(PictureCodec(load_model(options.checkpoint)), options.data)
-    print(f"{'picture':24}{'bpp':>9}{'estimated':>11}{'PSNR dB':>9}{'MS-SSIM dB':>12}{'encode s':>10}{'decode s':>10}")
-    for row in [*result["images"], {"name": "mean", **result["mean"]}]:
-        ms_ssim = "-" if row["ms_ssim_db"] is None else f"{row['ms_ssim_db']:.2f}"
-        print(
-            f"{row['name'][-23:]:24}{row['bpp']:>9.4f}{row['bpp_estimated']:>11.4f}{row['psnr']:>9.2f}{ms_ssim:>12}"
-            f"{row['encode_s']:>10.2f}{row['decode_s']:>10.2f}"
-        )
+    where = {"device": options.device, "jobs": options.jobs, "scale": options.scale}
+    content = evaluate(options.checkpoint, options.data, options.name, **where)
+    for point, name in enumerate(content["meta"]["checkpoints"]):
+        print(f"{name}\n{table(content, point)}\n")
+    if "ms-ssim-rgb" not in content["results"]:
+        print("no mean MS-SSIM: it needs pictures of at least 161 pixels a side")
     if options.json is not None:
-        write_whole(options.json, json.dumps(result, indent=1).encode())
+        write_curve(options.json, content)
+        print(f"wrote {options.json}")

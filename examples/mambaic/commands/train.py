@@ -1,4 +1,4 @@
-"""`train`: a codec from a folder of pictures."""
+"""`train`: a codec, or one for each of several lambdas, from a folder of pictures."""
 
 from __future__ import annotations
 
@@ -6,36 +6,92 @@ import argparse
 import math
 from pathlib import Path
 
-from mambaic.commands.types import count, positive
+from mambaic.commands.types import count, count_or_none, positive
 
 NAME, HELP = "train", "train a codec on a folder of pictures"
+EXAMPLES = """examples:
+  on a laptop, ten minutes
+    mambaic_full.py train --data photos/ --out tiny.pt --lr 1e-3 --schedule cosine --minutes 10
+  as the paper does, on eight GPUs, all six lambdas, and again after a kill
+    accelerate launch --num_processes 8 mambaic_full.py train --data flickr30k/ --out full.pt --preset full \\
+        --quality 1 2 3 4 5 6 --resume
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags, whose names are the fields of `TrainingPlan`."""
-    add = parser.add_argument
+    """Add the flags, whose names are the fields of `TrainingPlan`, but for --quality and --chain."""
+    parser.epilog = EXAMPLES
+    add = parser.add_argument_group("what to train").add_argument
     add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
-    add("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write")
+    add("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write; of several, their common beginning")
     add("--preset", default="tiny", help="size of the codec: tiny, small or full (the paper's)")
     add("--variant", default="mambaic", help="what the codec is made of; an unknown name lists them all")
-    add("--lmbda", "--lambda", type=positive, default=0.0067, help="weight of distortion against rate")
+    add("--metric", default="mse", help="distortion: mse or ms-ssim")
+    add(
+        "--lmbda",
+        "--lambda",
+        type=positive,
+        nargs="+",
+        help="weight of distortion against rate (default: 0.0067)",
+        metavar="L",
+    )
+    add(
+        "--quality",
+        type=count,
+        nargs="+",
+        help="choose lambdas by number instead, 1 (smallest files) to 6",
+        metavar="Q",
+    )
+    add("--chain", action="store_true", help="of several, start each from the weights of the one before")
+
+    add = parser.add_argument_group("how long").add_argument
     add("--epochs", type=count, default=250, help="passes over the pictures")
-    add("--steps", type=count, default=None, help="optimiser steps, instead of --epochs")
-    add("--minutes", type=positive, default=math.inf, help="stop after this long at the latest")
-    add("--batch-size", type=count, default=8, help="crops in a step")
+    add("--steps", type=count, help="optimiser steps, instead of --epochs")
+    add("--minutes", type=positive, default=math.inf, help="end after this long at the latest, resumes included")
+    add("--resume", action="store_true", help="go on from where --out was left, or begin if there is nothing")
+    add("--checkpoint-minutes", type=positive, default=5.0, help="write the checkpoint this often")
+
+    add = parser.add_argument_group("optimisation").add_argument
+    add("--batch-size", type=count, default=8, help="crops in a step, of all processes together")
     add("--crop", type=count, default=256, help="side of the random crops, in pixels")
     add("--lr", type=positive, default=1e-4, help="learning rate; tiny likes 1e-3")
     add("--aux-lr", type=positive, default=1e-3, help="learning rate of the quantiles of z")
+    add("--schedule", default="constant", help="of the learning rate: constant, milestones or cosine")
+    milestones = "parts of the run after each of which the rate drops to a tenth (default: 0.8 0.95)"
+    add("--milestones", type=float, nargs="+", default=argparse.SUPPRESS, help=milestones, metavar="PART")
+    add("--warmup", type=count_or_none, default=0, help="steps over which the learning rate rises")
     add("--clip", type=positive, default=1.0, help="largest norm of the gradient")
-    add("--seed", type=int, default=0, help="seed of weights, crops and noise")
-    add("--workers", type=int, default=0, help="processes that load pictures")
-    add("--checkpoint-minutes", type=positive, default=5.0, help="write the checkpoint this often")
-    add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add("--ema", type=float, help="average the weights with this decay, say 0.999, and code with the average")
+    add("--max-skipped", type=count_or_none, default=10, help="batches of 100 that may be skipped as not finite")
+    add("--seed", type=count_or_none, default=0, help="seed of weights, crops and noise")
+
+    add = parser.add_argument_group("machine").add_argument
+    add("--precision", help="no, bf16 or fp16 (default: as launched, else no)")
+    add("--cpu", action="store_true", help="leave a GPU alone")
+    add("--workers", type=count_or_none, help="processes that load pictures (default: 0 on a CPU, up to 8 a GPU)")
+    add("--cache-mb", type=count_or_none, default=1024, help="memory for decoded pictures, in each process")
+    add("--logdir", type=Path, help="folder for TensorBoard")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train and say where the checkpoint is."""
-    from mambaic.train import TrainingPlan, train
+    """Train, and say where the checkpoints are."""
+    from accelerate import PartialState
 
-    history = train(TrainingPlan(**vars(options)))
-    print(f"wrote {options.out} after {len(history)} steps")
+    from mambaic.checkpoint import beside
+    from mambaic.plan import TrainingPlan, lambda_of
+    from mambaic.train import train
+
+    fields = vars(options)
+    lmbdas, qualities, chain, out = (fields.pop(name) for name in ("lmbda", "quality", "chain", "out"))
+    if qualities:
+        wanted = {f"-q{quality}.pt": lambda_of(quality, options.metric) for quality in qualities}
+    else:
+        wanted = {f"-{lmbda:g}.pt": lmbda for lmbda in lmbdas or [TrainingPlan.lmbda]}
+    before = None
+    for ending, lmbda in wanted.items():
+        path = out if len(wanted) == 1 else beside(out, ending)
+        history = train(TrainingPlan(out=path, lmbda=lmbda, start=before if chain else None, **fields))
+        if PartialState().is_main_process:
+            print(f"wrote {path} after {len(history)} steps")
+        before = path
+    PartialState().destroy_process_group()

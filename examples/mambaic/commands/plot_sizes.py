@@ -1,0 +1,29 @@
+"""`plot-sizes`: BD-rate against picture size."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+NAME, HELP = "plot-sizes", "plot BD-rate against picture size (the paper's figure 1)"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    add("curves", nargs="+", help="JSON files or published names, one for each codec and size; same names are joined")
+    add("--anchor", nargs="+", required=True, help="the codec to compare with, a file or name for each size")
+    add("--out", type=Path, required=True, help="PNG file to write")
+    add("--metric", default="psnr", help="psnr or ms-ssim, both in dB")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Draw the figure and print its numbers."""
+    from mambaic.curves import read_curve
+    from mambaic.rd_plots import bd_rates_by_size, plot_sizes
+
+    curves, anchors = ([read_curve(source) for source in sources] for sources in (options.curves, options.anchor))
+    plot_sizes(curves, anchors, options.metric, options.out)
+    for name, points in bd_rates_by_size(curves, anchors, options.metric).items():
+        print(f"{name:24}" + "  ".join(f"{pixels / 1e6:.2f} MP {percent:+.2f} %" for pixels, percent in points))
+    print(f"wrote {options.out}")

@@ -1,0 +1,75 @@
+"""Where training starts from: transforms that are a Haar wavelet packet, so that a new codec already shows a picture.
+
+Convolutions drawn at random lose most of a picture, and training spends its first thousands of steps on finding low
+frequencies. Of each 2x2 Haar step only the subbands of largest expected energy are kept; g_s is the transpose of g_a.
+Everything else that the layers hold starts near zero, and training takes it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+_COLOURS = torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, -1.0], [1.0, -2.0, 1.0]])
+_COLOUR_ENERGY = (1.0, 0.05, 0.015)  # of luminance and two colour differences, as in photographs
+_CORRELATION = 0.95  # of neighbouring pixels
+_HAAR = torch.tensor([[1.0, 1.0], [1.0, -1.0]]) / 2**0.5
+_REST = 0.03  # of a variance-preserving start, for all weights that are no wavelet
+
+
+@dataclass(frozen=True)
+class _Packet:
+    """A separable basis function over a square of pixels."""
+
+    energy_of_colour: float
+    down: Tensor
+    across: Tensor
+
+    def split(self, i: int, j: int) -> _Packet:
+        """The packet twice as large that filter i downwards and j across make of this one."""
+        down, across = (torch.cat([f[0] * v, f[1] * v]) for f, v in ((_HAAR[i], self.down), (_HAAR[j], self.across)))
+        return _Packet(self.energy_of_colour, down, across)
+
+    def energy(self) -> float:
+        """Expected square of its coefficient."""
+        place = torch.arange(len(self.down))
+        covariance = _CORRELATION ** (place[:, None] - place).abs().float()
+        return float(
+            self.energy_of_colour * (self.down @ covariance @ self.down) * (self.across @ covariance @ self.across)
+        )
+
+
+@torch.no_grad()
+def start_as_wavelets(g_a: Sequence[nn.Module], g_s: Sequence[nn.Module], gain: float) -> None:
+    """Make g_s(g_a(x)) a projection on the first wavelets, for x in [0, 1].
+
+    Args:
+        g_a: with strided convolutions, of which the first takes RGB.
+        g_s: with as many strided deconvolutions, its mirror image.
+        gain: quantisation steps of y per unit of an orthonormal coefficient.
+    """
+    downs = [layer for layer in g_a if isinstance(layer, nn.Conv2d)]
+    ups = [layer for layer in reversed(list(g_s)) if isinstance(layer, nn.ConvTranspose2d)]
+    packets = [_Packet(energy, torch.ones(1), torch.ones(1)) for energy in _COLOUR_ENERGY]
+    colours = torch.nn.functional.normalize(_COLOURS)
+    for number, (down, up) in enumerate(zip(downs, ups, strict=True)):
+        found = [(c, i, j, packet.split(i, j)) for c, packet in enumerate(packets) for i in (0, 1) for j in (0, 1)]
+        found = sorted(found, key=lambda entry: -entry[3].energy())[: down.out_channels]
+        packets = [packet for *_, packet in found]
+        first = down.kernel_size[0] // 2  # the taps on pixels 2i and 2i + 1, where padding never reaches
+        taps = slice(first, first + 2)
+        for layer in (down, up):
+            nn.init.normal_(layer.weight, std=_REST * (down.in_channels * down.kernel_size[0] ** 2) ** -0.5)
+            nn.init.zeros_(layer.bias)
+        for channel, (c, i, j, _) in enumerate(found):
+            inputs = colours[c] if number == 0 else torch.eye(down.in_channels)[c]
+            wavelet = inputs[:, None, None] * torch.outer(_HAAR[i], _HAAR[j])
+            down.weight[channel, :, taps, taps] = wavelet
+            up.weight[channel, :, taps, taps] = wavelet
+    downs[0].bias -= 0.5 * downs[0].weight.sum((1, 2, 3))
+    ups[0].bias += 0.5  # mid-grey
+    downs[-1].weight *= gain
+    ups[-1].weight /= gain

@@ -1,0 +1,266 @@
+"""Evaluation as its users run it: real files, CompressAI's layout, several processes, classical codecs."""
+
+import json
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from types import SimpleNamespace
+
+import mambaic.timing
+import numpy as np
+import pytest
+import torch
+from compressai.utils.plot.__main__ import main as compressai_plot
+from compressai.utils.plot.__main__ import parse_json_file
+from example_files import picture, pictures, untrained
+from example_work import dies, unreadable
+from mambaic import classical, results
+from mambaic.checkpoint import load_model
+from mambaic.curves import decibels, read_curve
+from mambaic.errors import DataError, EvaluationError
+from mambaic.evaluate import PictureEvaluator, evaluate
+from mambaic.files import PictureCodec
+from mambaic.images import read_image
+from mambaic.measure import quality, read_scaled
+from mambaic.parallel import for_each
+from mambaic.timing import Stopwatch, TimedCoder, _TimedTransfers, stopwatch
+from mambaic_full import main
+from PIL import Image, features
+
+from ssmctx.entropy.rans import RansCoder
+from ssmctx.errors import ArgumentError, CheckpointError, StreamError
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("untrained")
+    return [untrained(folder / f"{gain}.pt", gain) for gain in (4, 1)]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory) -> Path:
+    return pictures(tmp_path_factory.mktemp("evaluated"), (64, 80), (65, 48))
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory) -> Path:
+    """Pictures that are large enough for MS-SSIM."""
+    return pictures(tmp_path_factory.mktemp("large"), (161, 170), (170, 161))
+
+
+@pytest.fixture(scope="session")
+def evaluated(checkpoints, large, tmp_path_factory) -> Path:
+    """What `eval` writes of two checkpoints."""
+    file = tmp_path_factory.mktemp("json") / "eval.json"
+    command = ["eval", "--data", large, "--checkpoint", *checkpoints, "--json", file]
+    assert main([str(part) for part in command]) == 0
+    return file
+
+
+def untimed(content: dict) -> dict:
+    """Results without what differs from run to run."""
+    kept = {key: values for key, values in content["results"].items() if "time" not in key}
+    images = {n: {k: v for k, v in i.items() if "time" not in k} for n, i in content["images"].items()}
+    return {"results": kept, "images": images}
+
+
+# --- what is measured
+
+
+def test_results_are_of_files_on_disk_and_sorted_by_rate(evaluated, checkpoints, large):
+    content = json.loads(evaluated.read_text())
+    assert content["meta"]["checkpoints"] == ["1.pt", "4.pt"]
+    assert content["meta"]["lambdas"] == [1, 4]
+    assert content["results"]["bpp"] == sorted(content["results"]["bpp"])
+    assert list(content["images"]) == ["1.png", "nested/0.png"]
+    for i, checkpoint in enumerate(reversed(checkpoints)):
+        codec = PictureCodec(load_model(checkpoint))
+        for name, image in content["images"].items():
+            pixels = read_image(large / name)
+            coded, y_hat = codec.encode(pixels)
+            assert image["bytes"][i] == len(coded.to_bytes())
+            assert image["bpp"][i] == 8 * image["bytes"][i] / (image["width"] * image["height"])
+            assert (image["height"], image["width"]) == pixels.shape[1:]
+            own = codec.reconstruct(y_hat, *pixels.shape[1:])
+            assert quality(own, pixels) == {key: image[key][i] for key in ("psnr-rgb", "ms-ssim-rgb")}
+        for key, values in content["results"].items():
+            assert values[i] == fmean(image[key][i] for image in content["images"].values())
+
+
+def test_times_are_split_in_network_coder_and_transfer(evaluated):
+    results = json.loads(evaluated.read_text())["results"]
+    for which in ("encoding", "decoding"):
+        parts = [results[f"{which}_time_{part}"] for part in ("network", "coder", "transfer")]
+        assert np.allclose(np.sum(parts, axis=0), results[f"{which}_time"], atol=1e-12)
+        assert all(seconds > 0 for seconds in (*parts[0], *parts[1]))
+        assert parts[2] == [0, 0]  # a CPU has nowhere to copy to
+
+
+def test_compressai_reads_and_plots_the_results(evaluated, tmp_path):
+    for metric in ("psnr", "ms-ssim"):
+        read, own = parse_json_file(evaluated, metric), read_curve(evaluated)
+        rates, qualities = own.points(metric)
+        assert (read["name"], list(read["xs"])) == (own.name, rates) == ("ssmctx tiny mambaic", rates)
+        assert np.allclose(read["ys"], qualities)
+        compressai_plot(["-f", str(evaluated), "-m", metric, "-o", str(tmp_path / f"{metric}.png")])
+        assert Image.open(tmp_path / f"{metric}.png").size[0] > 500
+
+
+def test_small_pictures_have_no_ms_ssim_and_the_mean_says_so(checkpoints, tmp_path, capsys):
+    folder = pictures(tmp_path / "mixed", (161, 161), (160, 161))
+    assert (
+        main(["eval", "--data", str(folder), "--checkpoint", str(checkpoints[1]), "--json", str(tmp_path / "e")]) == 0
+    )
+    content = json.loads((tmp_path / "e").read_text())
+    assert content["images"]["1.png"]["ms-ssim-rgb"] == [None]
+    assert content["images"]["nested/0.png"]["ms-ssim-rgb"][0] > 0
+    assert "ms-ssim-rgb" not in content["results"]
+    assert "no mean MS-SSIM: it needs pictures of at least 161" in capsys.readouterr().out
+
+
+def test_quality_of_equal_pixels_is_finite():
+    pixels = picture(170, 170)
+    assert quality(pixels, pixels) == {"psnr-rgb": 100.0, "ms-ssim-rgb": pytest.approx(1)}
+    assert decibels(1.0) == 100.0
+    assert decibels(0.99) == pytest.approx(20)
+
+
+def test_the_table_has_pictures_and_mean(evaluated):
+    content = json.loads(evaluated.read_text())
+    header, *rows = results.table(content, 1).splitlines()
+    assert header.split()[:3] == ["picture", "bpp", "estimated"]
+    assert [row.split()[0] for row in rows] == ["1.png", "nested/0.png", "mean"]
+    assert float(rows[-1].split()[1]) == pytest.approx(content["results"]["bpp"][1], abs=1e-4)
+    assert len({len(row) for row in (header, *rows)}) == 1
+
+
+def test_pictures_are_made_smaller(checkpoints, photos):
+    content = evaluate(checkpoints[:1], photos, scale=0.5)
+    assert {(i["height"], i["width"]) for i in content["images"].values()} == {(32, 40), (32, 24)}
+    assert content["meta"]["pixels"] == (32 * 40 + 32 * 24) / 2
+    with pytest.raises(DataError, match=r"has no pixel left at scale 0\.001: choose a larger --scale"):
+        read_scaled(photos / "1.png", 0.001)
+
+
+def test_a_file_that_decodes_to_other_pixels_ends_the_evaluation(checkpoints, photos, monkeypatch):
+    decode = PictureCodec.decode
+    monkeypatch.setattr(PictureCodec, "decode", lambda *a: decode(*a) ^ 1)
+    with pytest.raises(StreamError, match="did not decode to the encoder's reconstruction"):
+        PictureEvaluator(photos, "cpu", 1.0)((checkpoints[0], photos / "1.png"))
+
+
+# --- several processes
+
+
+def test_several_processes_measure_the_same(checkpoints, photos):
+    alone, together = (evaluate(checkpoints, photos, jobs=jobs) for jobs in (1, 2))
+    assert untimed(alone) == untimed(together)
+    assert (together["meta"]["jobs"], together["meta"]["threads"]) == (2, 1)
+
+
+def test_errors_of_processes_arrive_as_they_were():
+    for jobs in (1, 2):
+        with pytest.raises(DataError, match="no such checkpoint"):
+            for_each(unreadable, [1, 2], jobs, "test")
+    with pytest.raises(EvaluationError, match=r"one of 2 processes died, .*: lower --jobs"):
+        for_each(dies, [1, 2], 2, "test")
+
+
+def test_processes_do_not_share_an_accelerator(checkpoints, photos):
+    with pytest.raises(ArgumentError, match="2 processes would share one cuda: use --jobs 1 there, or --device cpu"):
+        evaluate(checkpoints, photos, device="cuda", jobs=2)
+
+
+def test_a_missing_checkpoint_ends_before_anything_is_coded(checkpoints, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(PictureEvaluator, "__call__", None)
+    with pytest.raises(CheckpointError, match=r"no checkpoint .*none\.pt"):
+        evaluate([checkpoints[0], tmp_path / "none.pt"], photos)
+
+
+# --- the stopwatch
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """A clock that moves only when it is told to."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(mambaic.timing.time, "perf_counter", lambda: clock.seconds)
+    return clock
+
+
+def test_the_coder_is_timed_by_itself(clock):
+    class SlowCoder(RansCoder):
+        def encoder(self):
+            clock.seconds += 1
+            return SimpleNamespace(encode=partial(self.spend, 2), finish=partial(self.spend, 4))
+
+        @staticmethod
+        def spend(seconds, *_):
+            clock.seconds += seconds
+            return b"stream"
+
+    watch = Stopwatch(torch.device("cpu"))
+    watch.start()
+    coder = TimedCoder(SlowCoder(), watch)
+    clock.seconds += 8
+    encoder = coder.encoder()
+    encoder.encode(None, None, None)
+    clock.seconds += 16
+    assert encoder.finish() == b"stream"
+    assert watch.lap() == {"total": 31, "network": 24, "coder": 7, "transfer": 0}
+    watch.start()
+    assert watch.lap() == {"total": 0, "network": 0, "coder": 0, "transfer": 0}
+    assert coder.name == "rans"
+
+
+def test_copies_between_devices_are_timed_and_others_are_not(clock, monkeypatch):
+    watch = Stopwatch(torch.device("meta"))
+    ticks = iter(range(100))
+    monkeypatch.setattr(watch, "now", lambda: float(next(ticks)))
+    with _TimedTransfers(watch):
+        x = torch.ones(3)
+        x.to(torch.float64)
+        assert watch.transfer == 0
+        x.to("meta")
+        assert watch.transfer == 1
+        assert x.sum().item() == 3
+        assert watch.transfer == 2
+
+
+def test_the_stopwatch_changes_no_byte_and_leaves_the_codec_as_it_was(checkpoints):
+    codec = PictureCodec(load_model(checkpoints[0]))
+    coder, pixels = codec.model.latent_codec.coder, picture(40, 50)
+    expected = codec.encode(pixels)[0].to_bytes()
+    with stopwatch(codec.model):
+        timed = PictureCodec(codec.model)
+        assert timed.encode(pixels)[0].to_bytes() == expected
+    with pytest.raises(KeyboardInterrupt), stopwatch(codec.model):
+        raise KeyboardInterrupt
+    assert codec.model.latent_codec.coder is coder
+
+
+# --- JPEG, WebP, AVIF
+
+
+@pytest.mark.parametrize("codec", classical.CODECS)
+def test_classical_codecs_are_measured_in_the_same_layout(codec, photos, tmp_path, capsys):
+    if not features.check(classical.CODECS[codec].feature):
+        pytest.skip(f"this Pillow was built without {codec}")
+    assert main(["classical", "--data", str(photos), "--out", str(tmp_path), "--codecs", codec]) == 0
+    content = json.loads((tmp_path / f"{codec}.json").read_text())
+    curve = read_curve(tmp_path / f"{codec}.json")
+    rates, quality = curve.points("psnr")
+    assert len(rates) == len(classical.CODECS[codec].qualities) == len(content["meta"]["qualities"])
+    assert quality[-1] > quality[0] + 3
+    image = content["images"]["1.png"]
+    assert image["bpp"] == [8 * size / (65 * 48) for size in image["bytes"]]
+    assert parse_json_file(tmp_path / f"{codec}.json", "psnr")["name"] == classical.CODECS[codec].name
+    assert "bpp" in capsys.readouterr().out
+
+
+def test_classical_codecs_that_are_not_there(photos, monkeypatch):
+    with pytest.raises(ArgumentError, match="unknown codec 'bpg'; known: jpeg, webp, avif"):
+        classical.measure("bpg", photos)
+    monkeypatch.setattr(classical.features, "check", lambda feature: False)
+    with pytest.raises(EvaluationError, match=r"this Pillow \(.*\) was built without AVIF: install another build"):
+        classical.measure("avif", photos)
