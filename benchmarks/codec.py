@@ -34,7 +34,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from compressai.losses import RateDistortionLoss
 from compressai.optimizers import net_aux_optimizer
-from mambaic import train
 from mambaic.codec import PRESETS, MambaIC
 from mambaic.files import PictureCodec
 from mambaic.images import read_image, to_float
@@ -233,15 +232,21 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
 
 
 def training_step(layout: str, preset: str, batch: int, crop: int, rounds: int, device: str) -> dict[str, object]:
-    """One step of the example's training: forward, backward, both optimisers."""
+    """One step of training in float32: forward, backward, both optimisers."""
     model = make(layout, preset).to(device).train()
-    plan = train.TrainingPlan(Path(), Path(), preset)
-    optimizers = net_aux_optimizer(model, {"net": {"type": "Adam", "lr": 1e-4}, "aux": {"type": "Adam", "lr": 1e-3}})
+    adam = {"net": {"type": "Adam", "lr": 1e-4}, "aux": {"type": "Adam", "lr": 1e-3}}
+    net, aux = net_aux_optimizer(model, adam).values()
     x = torch.rand(batch, 3, crop, crop, device=device)
-    loss = RateDistortionLoss(plan.lmbda)
+    loss_of = RateDistortionLoss(0.0067)
 
-    def run() -> object:
-        return train._step(plan, model, optimizers, loss, x)
+    def run() -> None:
+        net.zero_grad(set_to_none=True)
+        loss_of(model(x), x)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        net.step()
+        aux.zero_grad(set_to_none=True)
+        model.aux_loss().backward()
+        aux.step()
 
     times = seconds({"step": run}, rounds, device)
     with peak_memory(device) as peak:
