@@ -213,8 +213,8 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
     for name, run in runs.items():
         with peak_memory(device) as peak:
             before = resident_bytes(device)
-            run()
-        took, needs = (cost_of_parts(model, run, device, memory) for memory in (False, True))
+            took = cost_of_parts(model, run, device, memory=False)
+        needs = cost_of_parts(model, run, device, memory=True)
         result[name] = {
             "seconds": times[name],
             "peak_bytes": peak[0],
