@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError, UnknownNameError
 from ssmctx.registry import scan_backends
-from ssmctx.scan import DIRECTIONS, backends, chunked, cpu_kernels, cross_selective_scan
+from ssmctx.scan import DIRECTIONS, backends, chunked, cpu_sizes, cross_selective_scan
 from ssmctx.scan import backend as backend_module
 from ssmctx.scan.backend import load
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
@@ -102,6 +102,41 @@ def test_backend_equals_reference(
         assert_close(outputs_and_gradients(cast, backend, directions, softplus), truth, bound)
 
 
+@pytest.mark.parametrize("backend", FAST)
+@given(
+    seed=st.integers(0, 2**20),
+    batch=st.integers(1, 2),
+    width=st.integers(1, 40),
+    d=st.sampled_from([1, 5, 16, 17, 70]),
+    rank=st.integers(1, 18),
+    directions=st.lists(st.sampled_from(DIRECTIONS), min_size=1, max_size=4),
+)
+def test_low_rank_step_sizes_are_the_product(backend, seed, batch, width, d, rank, directions):
+    values = arguments(seed, batch, 1, width, d, 3, len(directions))
+    generator = torch.Generator().manual_seed(seed)
+    place = (batch, 1, width, len(directions), rank)
+    low = torch.randn(*place, generator=generator, dtype=torch.float64).requires_grad_()
+    weight = torch.randn(len(directions), d, rank, generator=generator, dtype=torch.float64) * rank**-0.5
+
+    def run(backend, dtype, multiply):
+        x = {n: t.detach().to(dtype).requires_grad_() for n, t in (values | {"dt_raw": low, "weight": weight}).items()}
+        factors, options = (x["dt_raw"], x.pop("weight")), (tuple(directions), True, backend)
+        if multiply:
+            v, last = scan(**x | {"dt_raw": torch.einsum("bhwkr,kdr->bhwkd", *factors)}, **named(options))
+        else:
+            v, last = scan(**x, **named(options), dt_weight=factors[1])
+        gradients = torch.autograd.grad(v.square().sum() + last.sum(), [*x.values(), factors[1]])
+        return dict(zip(("v", "last", *NAMES, "dt_weight"), (v.detach(), last.detach(), *gradients), strict=True))
+
+    def named(options):
+        return dict(zip(("directions", "softplus", "backend"), options, strict=True))
+
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch)
+        found = run(backend, torch.float32, multiply=False)
+    assert_close(found, run("reference", torch.float64, multiply=True), 2e-5)
+
+
 def test_the_equality_property_notices_a_lost_carry(monkeypatch):
     """Planted fault: chunks that forget the state before them."""
     states = chunked._states
@@ -118,7 +153,7 @@ def test_long_sequences_and_wide_states(backend):
     values = arguments(5, height=40, width=9, d=70, states=64, dt_shift=-6.0)
     truth = outputs_and_gradients(values, "reference")
     single = {name: value.detach().float().requires_grad_() for name, value in values.items()}
-    assert 4 * cpu_kernels.CHUNK < 40 * 9
+    assert 4 * cpu_sizes.CHUNK < 40 * 9
     assert_close(outputs_and_gradients(single, backend), truth, 2e-5)
 
 

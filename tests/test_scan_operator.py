@@ -24,7 +24,7 @@ from ssmctx.scan.operator import scan
 @pytest.mark.parametrize("backend", FAST)
 def test_opcheck(backend):
     values = arguments(0, dtype=torch.float32)
-    options = ("row column row-reversed column-reversed", True, backend)
+    options = ("row column row-reversed column-reversed", True, backend, None)
     torch.library.opcheck(torch.ops.ssmctx.scan.default, (*values.values(), *options))
 
 

@@ -8,6 +8,7 @@ import torch
 
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, ShapeError
+from ssmctx.layers import vss
 
 # our parameter names and those that the golden vectors were filled by
 GOLDEN_NAMES = {
@@ -57,6 +58,53 @@ def test_any_size_and_any_memory_layout(size):
     y = block(x)
     assert y.shape == x.shape
     torch.testing.assert_close(block(x.contiguous(memory_format=torch.channels_last)), y)
+
+
+@pytest.fixture
+def walked_in_parts(monkeypatch):
+    """Bands of two rows of a width of 5, and groups of 8 channels, from 12 pixels on."""
+    for name, value in {"_LARGE": 11, "_BAND": 10, "_GROUP": 8}.items():
+        monkeypatch.setattr(vss, name, value)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (4, 5), (5, 5), (9, 5), (2, 30), (12, 1)])
+def test_large_pictures_are_walked_in_parts_to_the_same_values(size, request):
+    block, x = VSSBlock(10, d_state=3), torch.randn(2, 10, *size).requires_grad_()
+    whole = block(x)
+    gradients = torch.autograd.grad(whole.square().sum(), [x, *block.parameters()])
+    request.getfixturevalue("walked_in_parts")
+    bands, groups = vss._walk(*size, 20)
+    assert len(bands) > 1
+    assert len(groups) == 3
+    parts = block(x)
+    torch.testing.assert_close(parts, whole)
+    for a, e in zip(torch.autograd.grad(parts.square().sum(), [x, *block.parameters()]), gradients, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(2, 5), (9, 5)])  # whole and in parts
+@pytest.mark.parametrize("dim", [10, 48])
+def test_bits_do_not_depend_on_gradients(size, dim, walked_in_parts):
+    block, x = VSSBlock(dim).eval(), torch.randn(1, dim, *size)
+    with_gradients = block(x)
+    with torch.no_grad():
+        assert torch.equal(block(x), with_gradients)
+        assert torch.equal(block(x.contiguous(memory_format=torch.channels_last)), with_gradients)
+
+
+def test_a_real_large_picture_keeps_its_bits_without_gradients():
+    block, x = VSSBlock(8, d_state=2).eval(), torch.randn(1, 8, 150, 230)
+    assert len(vss._walk(150, 230, 16)[0]) > 1
+    with_gradients = block(x).detach()
+    with torch.no_grad():
+        assert torch.equal(block(x), with_gradients)
+
+
+def test_drop_path_drops_whole_samples_of_a_walk_in_parts(walked_in_parts):
+    block, x = VSSBlock(4, drop_path=0.5), torch.randn(32, 4, 9, 5)
+    untouched = (block(x) == x).flatten(2).all(1)
+    assert torch.equal(untouched.all(1), untouched.any(1))
+    assert 4 < untouched.all(1).sum() < 28
 
 
 def test_float64_agrees_with_float32():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -11,6 +12,15 @@ __all__ = ["STRIDE", "analysis_transform", "pad_picture", "synthesis_transform"]
 
 STRIDE = 16
 """Image pixels per latent cell, along each side."""
+
+
+class _ChannelsLast(nn.Sequential):
+    """Layers that keep a pixel's channels together in memory, as scans want them and convolutions like them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = super().forward(x.contiguous(memory_format=torch.channels_last))
+        return y
+
 
 Blocks = Callable[[int], Sequence[nn.Module]]
 
@@ -27,7 +37,6 @@ def analysis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
         MambaIC section 3.2 and appendix C.
 
     Example:
-        >>> import torch
         >>> from ssmctx.layers.transforms import analysis_transform
         >>> analysis_transform(8, 5, lambda stage: [])(torch.zeros(1, 3, 32, 48)).shape
         torch.Size([1, 5, 2, 3])
@@ -36,7 +45,7 @@ def analysis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     def down(inputs: int, outputs: int, kernel: int = 3) -> nn.Conv2d:
         return nn.Conv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2)
 
-    return nn.Sequential(
+    return _ChannelsLast(
         down(3, width, 5),
         *blocks(0),
         down(width, width),
@@ -59,7 +68,6 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
         MambaIC section 3.2 and appendix C.
 
     Example:
-        >>> import torch
         >>> from ssmctx.layers.transforms import synthesis_transform
         >>> synthesis_transform(8, 5, lambda stage: [])(torch.zeros(1, 5, 2, 3)).shape
         torch.Size([1, 3, 32, 48])
@@ -68,7 +76,7 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     def up(inputs: int, outputs: int, kernel: int = 3) -> nn.ConvTranspose2d:
         return nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, output_padding=1)
 
-    return nn.Sequential(
+    return _ChannelsLast(
         up(M, width),
         *reversed(blocks(2)),
         up(width, width),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.layers.bands import join_bands
 from ssmctx.layers.checks import check_picture, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.scan.backend import load
@@ -17,6 +19,12 @@ from ssmctx.scan.operator import scan
 __all__ = ["SS2D", "VSSBlock"]
 
 _DT_MIN, _DT_MAX = 1e-3, 1e-1
+
+_LARGE = 1 << 15
+"""Pixels from which on a picture is walked in parts, so that what lies between two scans never exists whole."""
+
+_BAND, _GROUP = 1 << 13, 128
+"""Pixels of a band of rows, and channels that are scanned at a time."""
 
 
 class SS2D(nn.Module):
@@ -71,12 +79,20 @@ class SS2D(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Scan u, (batch, H, W, d_inner)."""
-        projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
-        projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
-        low_rank, B, C = torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
-        dt_raw = torch.einsum("bhwkr,kdr->bhwkd", low_rank, self.dt_proj_weight)
-        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        v, _ = scan(u, dt_raw, A, B, C, self.D, self.dt_bias, None, DIRECTIONS, True, self.scan_backend)
+        return self.scan_channels(u, self.weights(u), slice(None))
+
+    def weights(self, u: Tensor) -> tuple[Tensor, ...]:
+        """What u makes of itself: low-rank step sizes, B and C, each (batch, H, W, directions, c)."""
+        projected = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (len(DIRECTIONS), -1))
+        return torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
+
+    def scan_channels(self, u: Tensor, weights: Sequence[Tensor], channels: slice) -> Tensor:
+        """Scan some channels, (batch, H, W, number of them), with the weights that all of them made."""
+        low_rank, B, C = weights
+        A_log = self.A_log[:, channels]
+        A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
+        D, dt_bias, dt_weight = (x[:, channels] for x in (self.D, self.dt_bias, self.dt_proj_weight))
+        v, _ = scan(u, low_rank, A, B, C, D, dt_bias, None, DIRECTIONS, True, self.scan_backend, dt_weight)
         return v.to(u.dtype)
 
 
@@ -126,11 +142,45 @@ class VSSBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (batch, dim, H, W)."""
         check_picture("VSSBlock", x, self.dim)
-        branch = self._branch(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return x + drop_path(branch, self.drop_path, self.training)
+        pixels = x.permute(0, 2, 3, 1)
+        bands, groups = _walk(*pixels.shape[1:3], self.scan.D.shape[1])
+        *u, low_rank, B, C = join_bands(self._scan_inputs(pixels, bands, groups), len(pixels[0]))
+        for i, channels in enumerate(groups):  # each in its u's place, so that no more than one is there twice
+            u[i] = self.scan.scan_channels(u[i], (low_rank, B, C), channels)
+        (y,) = join_bands(self._outputs(pixels, u, bands), len(pixels[0]))
+        return y.permute(0, 3, 1, 2)
 
-    def _branch(self, x: Tensor) -> Tensor:
-        u, gate = self.in_proj(x).chunk(2, dim=-1)
-        u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        y: Tensor = self.out_proj(self.out_norm(self.scan(u)) * F.silu(gate))
-        return y
+    def _scan_inputs(self, pixels: Tensor, bands: Sequence[slice], groups: Sequence[slice]) -> Iterator[list[Tensor]]:
+        """u by groups of channels, and its weights, a band of rows at a time."""
+        weight = self.in_proj.weight.chunk(2)[0]
+        margin = None  # the last two rows before the convolution, which the next band needs
+        for band in bands:
+            first = band.start > 0
+            rows = F.linear(self.norm(pixels[:, band.start + first : band.stop + 1]), weight)
+            rows = rows if margin is None else torch.cat([margin, rows], dim=1)
+            margin = rows[:, -2:]
+            u = F.silu(self.conv(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            u = u[:, first : first + band.stop - band.start]
+            yield [*(u[..., channels] for channels in groups), *self.scan.weights(u)]
+
+    def _outputs(self, pixels: Tensor, v: Sequence[Tensor], bands: Sequence[slice]) -> Iterator[list[Tensor]]:
+        """What the block returns, a band of rows at a time."""
+        weight = self.in_proj.weight.chunk(2)[1]
+        scale = drop_path(pixels.new_ones(len(pixels), 1, 1, 1), self.drop_path, self.training)
+        for band in bands:
+            x = pixels[:, band]
+            gate = F.silu(F.linear(self.norm(x), weight))
+            rows = v[0][:, band] if len(v) == 1 else torch.cat([group[:, band] for group in v], dim=-1)
+            yield [x + self.out_proj(self.out_norm(rows) * gate) * scale]
+
+
+def _walk(height: int, width: int, channels: int) -> tuple[list[slice], list[slice]]:
+    """Bands of rows and groups of channels that a block works on at a time.
+
+    Small pictures are one band and one group. A rule of the shape alone: bands may change bits.
+    """
+    if torch.compiler.is_compiling() or height * width <= _LARGE:
+        return [slice(0, height)], [slice(0, channels)]
+    rows = max(1, _BAND // width)
+    bands = [slice(i, min(i + rows, height)) for i in range(0, height, rows)]
+    return bands, [slice(i, min(i + _GROUP, channels)) for i in range(0, channels, _GROUP)]

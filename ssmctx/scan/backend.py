@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError, BackendUnavailableError
 from ssmctx.registry import scan_backends
-from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["Backend", "backends", "load", "resolve"]
 
@@ -24,7 +23,9 @@ class Backend:
     """A scan backend. Register a function without arguments that makes it in `ssmctx.registry.scan_backends`.
 
     `forward(inputs)` returns v and the last state; `backward(dv, dlast, inputs)` the gradients of the eight tensors. A
-    backend without `backward` is torch code that autograd differentiates.
+    backend without `backward` is torch code that autograd differentiates. With `low_rank` both also take dt_weight as
+    a last argument; then dt_raw is the low-rank form (batch, H, W, K, rank) of step sizes, and the second gradient
+    still that of the whole (batch, H, W, K, d).
 
     Attributes:
         name: as registered.
@@ -34,15 +35,17 @@ class Backend:
         devices: device types that it runs on; None for all.
         dtypes: that it computes in; None for all of float32 and wider.
         max_states: largest N.
+        low_rank: whether it multiplies low-rank step sizes out itself, so that they never exist whole.
     """
 
     name: str
     unavailable: Callable[[], str | None]
-    forward: Callable[[ScanInputs], tuple[Tensor, Tensor]]
-    backward: Callable[[Tensor, Tensor, ScanInputs], tuple[Tensor, ...]] | None = None
+    forward: Callable[..., tuple[Tensor, Tensor]]
+    backward: Callable[..., tuple[Tensor, ...]] | None = None
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
     max_states: int | None = None
+    low_rank: bool = False
 
     def refuses(self, device: torch.device, dtype: torch.dtype, states: int) -> str | None:
         """Why it cannot take such a scan; None when it can."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -9,21 +10,24 @@ import torch
 from torch import Tensor
 
 from ssmctx.scan.backend import Backend
+from ssmctx.scan.cpu_sizes import LANES, MAX_STATES
 from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.threads import share_out
 
-__all__ = ["MAX_STATES", "backend", "backward", "forward"]
-
-MAX_STATES = 64
-"""Largest N; here because the kernels load numba."""
+__all__ = ["backend", "backward", "forward"]
 
 _FEW_TASKS = 8
+_LARGE = 1 << 22
 
 
 def backend() -> Backend:
     """The `cpu` backend."""
     return Backend(
-        "cpu", unavailable, forward, backward, devices=("cpu",), dtypes=(torch.float32,), max_states=MAX_STATES
+        *("cpu", unavailable, forward, backward),
+        devices=("cpu",),
+        dtypes=(torch.float32,),
+        max_states=MAX_STATES,
+        low_rank=True,
     )
 
 
@@ -32,7 +36,7 @@ def unavailable() -> str | None:
     return None if find_spec("numba") else "numba is not installed: pip install numba"
 
 
-def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
     u, h0, directions, softplus = inputs.u, inputs.h0, inputs.directions, inputs.softplus
     from ssmctx.scan import cpu_kernels as kernels
@@ -40,29 +44,32 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     parts, blocks = _split(u, directions)
     v = u.new_empty(parts, *u.shape)
     last = torch.empty_like(h0)
-    arrays = _arrays(inputs)
-    outputs = (_flat(v, 2), last.numpy())
+    arrays = _arrays(inputs, dt_weight)
+    outputs = (_maps(v, u[0, ..., 0].numel()), last.numpy())
     share_out(
-        lambda first, stride: kernels.scan_forward(*arrays, softplus, first, stride, *outputs), parts * len(u) * blocks
+        lambda first, stride: kernels.scan_forward(*arrays, softplus, parts, first, stride, *outputs),
+        parts * len(u) * blocks,
     )
     return _add_up(v), last
 
 
-def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
+def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, _, h0, directions, softplus = inputs
+    u, _, A, B, C, D, _, h0, directions, softplus = inputs
     from ssmctx.scan import cpu_kernels as kernels
 
     parts, blocks = _split(u, directions)
     batch, (count, channels, states) = len(u), A.shape
-    du, draw = u.new_empty(parts, *u.shape), torch.empty_like(dt_raw)
+    du, draw = u.new_empty(parts, *u.shape), u.new_empty(*u.shape[:3], *D.shape)
     dA = u.new_empty(batch, count, states, channels)
     dB, dC = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape)
     dD, dbias, dh0 = u.new_empty(batch, *D.shape), u.new_empty(batch, *D.shape), torch.empty_like(h0)
-    arrays = (_flat(dv, 1), dlast.numpy(), *_arrays(inputs))
-    outputs = (_flat(du, 2), _flat(draw, 1), dA.numpy(), _flat(dB, 2), _flat(dC, 2), dD.numpy(), dbias.numpy())
+    length = u[0, ..., 0].numel()
+    arrays = (_maps(dv, length), dlast.numpy(), *_arrays(inputs, dt_weight))
+    weights = (_maps(x, length, count) for x in (dB, dC))
+    outputs = (_maps(du, length), _maps(draw, length, count), dA.numpy(), *weights, dD.numpy(), dbias.numpy())
     share_out(
-        lambda first, stride: kernels.scan_backward(*arrays, softplus, first, stride, *outputs, dh0.numpy()),
+        lambda first, stride: kernels.scan_backward(*arrays, softplus, parts, first, stride, *outputs, dh0.numpy()),
         parts * batch * blocks,
     )
     return _add_up(du), draw, dA.sum(0).mT.contiguous(), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0
@@ -72,12 +79,12 @@ def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
     """Parts that the output is made in, and blocks of channels.
 
     With few blocks each direction is a task of its own, so that there is something to share out; the parts are then
-    added up in the order in which one task would have added them, so that this changes no bit.
+    added up in the order in which one task would have added them, so that this changes no bit. Large pictures, whose
+    parts take memory, are split only where threads would stand idle.
     """
-    from ssmctx.scan.cpu_kernels import LANES
-
     blocks = -(-u.shape[-1] // LANES)
-    return (len(directions) if len(u) * blocks < _FEW_TASKS else 1), blocks
+    wanted = _FEW_TASKS if u.numel() < _LARGE else torch.get_num_threads()
+    return (len(directions) if len(u) * blocks < wanted else 1), blocks
 
 
 def _add_up(parts: Tensor) -> Tensor:
@@ -88,17 +95,15 @@ def _add_up(parts: Tensor) -> Tensor:
     return total
 
 
-def _flat(x: Tensor, first: int) -> object:
-    """As numpy, rows and columns of pixels (dimensions first and first + 1) made one."""
-    return x.flatten(first, first + 1).numpy()
+def _maps(x: Tensor, length: int, count: int = 1) -> object:
+    """As numpy, (maps, L, K, c): pixels in a row, all dimensions before them made one."""
+    return x.view(-1, length, count, x.shape[-1]).numpy()
 
 
-def _arrays(inputs: ScanInputs) -> tuple[object, ...]:
+def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> tuple[object, ...]:
     """The kernels' inputs: pixels flat, A in units of ln 2 with channels last, directions as walks."""
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, _ = inputs
     import numpy as np
-
-    from ssmctx.scan.cpu_kernels import LOG2E
 
     height, width = u.shape[1:3]
     last = height * width - 1
@@ -108,8 +113,10 @@ def _arrays(inputs: ScanInputs) -> tuple[object, ...]:
         "row-reversed": (last, width, -1, -width),
         "column-reversed": (last, height, -width, -1),
     }
-    A2 = (A * float(LOG2E)).mT.contiguous().numpy()
+    A2 = (A / math.log(2)).mT.contiguous().numpy()
     walk = np.array([walks[name] for name in directions], dtype=np.int64)
-    pictures = (_flat(x, 1) for x in (u, dt_raw, B, C))
-    u_flat, raw_flat, B_flat, C_flat = pictures
-    return u_flat, raw_flat, A2, B_flat, C_flat, D.numpy(), dt_bias.numpy(), h0.numpy(), walk
+    pixels, raw, into, out = (_maps(x, last + 1, x.shape[3] if x.dim() == 5 else 1) for x in (u, dt_raw, B, C))
+    # without a product of step sizes, one of rank 0
+    weight = (u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight).mT.contiguous()
+    fixed = (D.numpy(), dt_bias.numpy(), h0.numpy(), walk)
+    return pixels, raw, weight.numpy(), A2, into, out, *fixed

@@ -17,24 +17,35 @@ __all__ = ["scan"]
 
 _ARGUMENTS = (
     "Tensor u, Tensor dt_raw, Tensor A, Tensor B, Tensor C, Tensor D, Tensor dt_bias, Tensor h0, "
-    "str directions, bool softplus, str backend"
+    "str directions, bool softplus, str backend, Tensor? dt_weight"
 )
 _TENSORS = 8
 
 
 def _backend(arguments: Sequence[Any]) -> Backend:
-    u, _, A, *_, name = arguments
+    u, _, A, *_, name, _ = arguments
     return resolve(name, u.device, u.dtype, A.shape[-1])
 
 
-def _inputs(arguments: Sequence[Any]) -> ScanInputs:
-    *tensors, directions, softplus, _ = arguments
-    return ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
+def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """What the backend's functions take."""
+    *tensors, directions, softplus, _, dt_weight = arguments
+    inputs = ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
+    if dt_weight is None:
+        return (inputs,)
+    if backend.low_rank:
+        return inputs, dt_weight.contiguous()
+    return (inputs._replace(dt_raw=_multiplied_out(inputs.dt_raw, dt_weight)),)
+
+
+def _multiplied_out(low: Tensor, dt_weight: Tensor) -> Tensor:
+    return torch.einsum("bhwkr,kdr->bhwkd", low, dt_weight).contiguous()
 
 
 @torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
 def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return _backend(arguments).forward(_inputs(arguments))
+    backend = _backend(arguments)
+    return backend.forward(*_inputs(backend, arguments))
 
 
 @torch.library.custom_op(
@@ -43,10 +54,11 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
     schema=f"(Tensor dv, Tensor dlast, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _TENSORS)})",
 )
 def _scan_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    return _backward_of(_backend(arguments))(dv.contiguous(), dlast.contiguous(), _inputs(arguments))
+    backend = _backend(arguments)
+    return _backward_of(backend)(dv.contiguous(), dlast.contiguous(), *_inputs(backend, arguments))
 
 
-def _backward_of(backend: Backend) -> Callable[[Tensor, Tensor, ScanInputs], tuple[Tensor, ...]]:
+def _backward_of(backend: Backend) -> Callable[..., tuple[Tensor, ...]]:
     if backend.backward is None:  # only compiled code comes here with one: `scan` calls it directly
         raise BackendUnavailableError(
             f"scan backend {backend.name!r} is differentiated by autograd, which torch.compile cannot do here; "
@@ -63,20 +75,28 @@ def _(u: Tensor, *rest: Any) -> Any:
 
 @_scan_backward.register_fake
 def _(dv: Tensor, dlast: Tensor, *arguments: Any) -> Any:
-    return tuple(x.new_empty(x.shape) for x in arguments[:_TENSORS])
+    u, dt_raw, A, *others = arguments[:_TENSORS]
+    steps = dt_raw.new_empty(*dt_raw.shape[:-1], A.shape[1])
+    return u.new_empty(u.shape), steps, *(x.new_empty(x.shape) for x in (A, *others))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _backward_of(_backend(inputs))
-    ctx.save_for_backward(*inputs[:_TENSORS])
-    ctx.options = inputs[_TENSORS:]
+    ctx.save_for_backward(*inputs[:_TENSORS], inputs[-1])
+    ctx.options = inputs[_TENSORS:-1]
 
 
 def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-    u, *_, h0 = ctx.saved_tensors
+    *tensors, dt_weight = ctx.saved_tensors
+    u, low, *_, h0 = tensors
     dv = torch.zeros_like(u) if dv is None else dv
     dlast = torch.zeros_like(h0) if dlast is None else dlast
-    return *_scan_backward(dv, dlast, *ctx.saved_tensors, *ctx.options), None, None, None
+    du, dsteps, *others = _scan_backward(dv, dlast, *tensors, *ctx.options, dt_weight)
+    dlow, dweight = dsteps, None
+    if dt_weight is not None:
+        dlow = torch.einsum("bhwkd,kdr->bhwkr", dsteps, dt_weight)
+        dweight = torch.einsum("bhwkd,bhwkr->kdr", dsteps, low)
+    return du, dlow, *others, None, None, None, dweight
 
 
 _scan.register_autograd(_gradients, setup_context=_keep)
@@ -96,16 +116,22 @@ def scan(
     directions: tuple[str, ...],
     softplus: bool,
     backend: str,
+    dt_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """v (batch, H, W, d) and the last states (batch, K, d, N), in float32 or wider; shapes are not checked."""
+    """v (batch, H, W, d) and the last states (batch, K, d, N), in float32 or wider; shapes are not checked.
+
+    With dt_weight (K, d, rank) the step sizes are its product with dt_raw, then (batch, H, W, K, rank).
+    """
     work = torch.promote_types(u.dtype, torch.float32)
     if h0 is None:
         h0 = u.new_zeros(len(u), *A.shape)
     tensors = [x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0)]
+    dt_weight = None if dt_weight is None else dt_weight.to(work)
     if backend != "auto" and not torch.compiler.is_compiling():
         chosen = resolve(backend, u.device, work, A.shape[-1])
         if chosen.backward is None:
+            arguments = [*tensors, " ".join(directions), softplus, backend, dt_weight]
             with torch.autocast(u.device.type, enabled=False):
-                return chosen.forward(ScanInputs._make([*tensors, directions, softplus]))
-    v, last = _scan(*tensors, " ".join(directions), softplus, backend)
+                return chosen.forward(*_inputs(chosen, arguments))
+    v, last = _scan(*tensors, " ".join(directions), softplus, backend, dt_weight)
     return v, last

@@ -1,0 +1,44 @@
+"""Pictures made a band of rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["join_bands"]
+
+
+def join_bands(bands: Iterable[Sequence[Tensor]], height: int) -> list[Tensor]:
+    """Put bands of rows together, from the first row to the last.
+
+    Without gradients each band goes to its place as it is made, so that no more than one band exists twice; the values
+    are the same.
+
+    Args:
+        bands: for each band the rows (batch, rows, W, ...) of every tensor that is to be made.
+        height: of the whole.
+
+    Returns:
+        The tensors (batch, height, W, ...).
+
+    Example:
+        >>> rows = torch.arange(6.).view(1, 3, 2)
+        >>> join_bands([[rows[:, :1]], [rows[:, 1:]]], 3)[0].equal(rows)
+        True
+    """
+    walk = iter(bands)
+    parts = next(walk)
+    if parts[0].shape[1] == height:
+        return list(parts)
+    if torch.is_grad_enabled():
+        return [torch.cat(rows, dim=1) for rows in zip(*[parts, *walk], strict=True)]
+    wholes = [x.new_empty(x.shape[0], height, *x.shape[2:]) for x in parts]
+    start = 0
+    while parts:
+        stop = start + parts[0].shape[1]
+        for whole, rows in zip(wholes, parts, strict=True):
+            whole[:, start:stop] = rows
+        start, parts = stop, next(walk, ())
+    return wholes

@@ -1,0 +1,248 @@
+"""Vectors of 16 float32 inside numba kernels: Python expressions that become LLVM's vector instructions.
+
+Loops over arrays leave it to the compiler what stays in registers, and it keeps a scan's states in memory. A function
+decorated with `vectors` is run once, while a kernel is compiled: its `Array`s and `Vector`s write the instructions,
+Python's own loops are unrolled, and what `Builder.loop` carries round stays in registers. On processors with shorter
+vectors LLVM splits them.
+
+numba's cache on disk sees changes of the kernels' own file only: touch it when this one changes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+__all__ = ["WIDTH", "Array", "Builder", "Vector", "exp2", "maximum", "sigmoid", "softplus", "vectors"]
+
+WIDTH = 16
+"""Lanes of a vector."""
+
+_FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+_INTS = ir.VectorType(ir.IntType(32), WIDTH)
+_INDEX = ir.IntType(64)
+# what fused multiply-adds need, and no more: sums keep their order and NaN stays NaN
+_FLAGS = ("contract", "nsz", "arcp")
+
+
+class Vector:
+    """16 float32 in a register; arithmetic with vectors and numbers."""
+
+    def __init__(self, ir_builder: Any, value: Any) -> None:
+        self.ir, self.value = ir_builder, value
+
+    def of(self, other: Vector | float) -> Vector:
+        """A number in every lane; a vector as it is."""
+        return other if isinstance(other, Vector) else _constant(self.ir, other)
+
+    def __add__(self, other: Vector | float) -> Vector:
+        return Vector(self.ir, self.ir.fadd(self.value, self.of(other).value, flags=_FLAGS))
+
+    def __sub__(self, other: Vector | float) -> Vector:
+        return Vector(self.ir, self.ir.fsub(self.value, self.of(other).value, flags=_FLAGS))
+
+    def __mul__(self, other: Vector | float) -> Vector:
+        return Vector(self.ir, self.ir.fmul(self.value, self.of(other).value, flags=_FLAGS))
+
+    def __truediv__(self, other: Vector | float) -> Vector:
+        return Vector(self.ir, self.ir.fdiv(self.value, self.of(other).value, flags=_FLAGS))
+
+    def times_power_of_two(self, whole: Vector) -> Vector:
+        """Times 2^k, k in the low bits of `whole`: added to the exponent, where it must not overflow."""
+        shift = ir.Constant(_INTS, [23] * WIDTH)
+        exponent = self.ir.shl(self.ir.bitcast(whole.value, _INTS), shift)
+        return Vector(self.ir, self.ir.bitcast(self.ir.add(self.ir.bitcast(self.value, _INTS), exponent), _FLOATS))
+
+    def where(self, condition: Any, other: float) -> Vector:
+        """Itself where an IR index is not 0, another number where it is."""
+        chosen = self.ir.icmp_unsigned("!=", condition, ir.Constant(condition.type, 0))
+        return Vector(self.ir, self.ir.select(chosen, self.value, self.of(other).value))
+
+    def total(self) -> Any:
+        """Sum of the lanes, by halves: an IR float."""
+        value, width = self.value, WIDTH
+        while width > 1:
+            width //= 2
+            halves = [ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(i, i + width))) for i in (0, width)]
+            value = self.ir.fadd(*(self.ir.shuffle_vector(value, value, half) for half in halves))
+        return self.ir.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+
+def _constant(ir_builder: Any, number: float) -> Vector:
+    return Vector(ir_builder, ir.Constant(_FLOATS, [float(np.float32(number))] * WIDTH))
+
+
+def maximum(x: Vector, y: Vector | float) -> Vector:
+    """The larger one, lane by lane; NaN where x is."""
+    y = x.of(y)
+    return Vector(x.ir, x.ir.select(x.ir.fcmp_unordered(">", x.value, y.value), x.value, y.value))
+
+
+_LOG2E = 1.4426950408889634
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
+
+
+def exp2(t: Vector) -> Vector:
+    """2^t for t <= 0, relative error 1.1e-7, exact at 0; below -126 it is 2^-126, which is as good as 0."""
+    t = maximum(t, -126.0)
+    whole = t + _ROUND
+    f = t - (whole - _ROUND)
+    return _polynomial(f, 1.33003e-3, 9.66971e-3, 5.55056e-2, 2.4022282e-1, 0.6931471805599453, 1.0).times_power_of_two(
+        whole
+    )
+
+
+def softplus(x: Vector) -> Vector:
+    """log(1 + e^x), to relative precision for very negative x as well."""
+    e = _exp_of_minus_abs(x)
+    s = e / (e + 2.0)  # log(1 + e) = 2 artanh(s), s <= 1/3
+    series = _polynomial(s * s, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
+    return maximum(x, 0.0) + s * 2.0 * series
+
+
+def sigmoid(x: Vector) -> Vector:
+    """1 / (1 + e^-x)."""
+    e = _exp_of_minus_abs(x)
+    numerator = x.ir.select(x.ir.fcmp_ordered(">=", x.value, x.of(0.0).value), x.of(1.0).value, e.value)
+    return Vector(x.ir, numerator) / (e + 1.0)
+
+
+def _exp_of_minus_abs(x: Vector) -> Vector:
+    return exp2(maximum(x, x * -1.0) * -_LOG2E)
+
+
+def _polynomial(x: Vector, *coefficients: float) -> Vector:
+    """Horner's scheme, the highest power first."""
+    value = x.of(coefficients[0])
+    for coefficient in coefficients[1:]:
+        value = value * x + coefficient
+    return value
+
+
+class Array:
+    """A C-ordered array of a kernel: vectors of float32, or single elements of any type."""
+
+    def __init__(self, ir_builder: Any, struct: Any) -> None:
+        self.ir, self.data = ir_builder, struct.data
+        self.shape = cgutils.unpack_tuple(ir_builder, struct.shape)
+
+    def _pointer(self, index: Sequence[Any]) -> Any:
+        offset = index[0]
+        for size, i in zip(self.shape[1:], index[1:], strict=True):
+            offset = self.ir.add(self.ir.mul(offset, size), i)
+        return self.ir.gep(self.data, [offset])
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Vector:
+        """The vector that starts at an index."""
+        return Vector(self.ir, self.ir.load(self._vector_pointer(index), align=4))
+
+    def __setitem__(self, index: tuple[Any, ...], value: Vector) -> None:
+        self.ir.store(value.value, self._vector_pointer(index), align=4)
+
+    def _vector_pointer(self, index: tuple[Any, ...]) -> Any:
+        return self.ir.bitcast(self._pointer(index), _FLOATS.as_pointer())
+
+    def spread(self, *index: Any) -> Vector:
+        """One element in every lane."""
+        undefined, zero = ir.Constant(_FLOATS, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        one = self.ir.insert_element(undefined, self.get(*index), zero)
+        return Vector(self.ir, self.ir.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH)))
+
+    def get(self, *index: Any) -> Any:
+        """One element, an IR value."""
+        return self.ir.load(self._pointer(index))
+
+    def put(self, value: Any, *index: Any) -> None:
+        """Store one element."""
+        self.ir.store(value, self._pointer(index))
+
+
+class Builder:
+    """Loops, indices and registers."""
+
+    def __init__(self, ir_builder: Any) -> None:
+        self.ir = ir_builder
+
+    def index(self, number: int) -> Any:
+        """A fixed index."""
+        return ir.Constant(_INDEX, number)
+
+    def number(self, number: float) -> Vector:
+        """A number in every lane."""
+        return _constant(self.ir, number)
+
+    def plus(self, index: Any, number: int) -> Any:
+        """index + number."""
+        return self.ir.add(index, self.index(number))
+
+    @contextmanager
+    def loop(self, stop: Any, step: int = 1, start: Any = None) -> Iterator[Any]:
+        """The body of a loop over start (0 by default), start + step, ... below stop, all IR indices."""
+        start = self.index(0) if start is None else start
+        with cgutils.for_range_slice(self.ir, start, stop, self.index(step), intp=_INDEX) as (index, _):
+            yield index
+
+    @contextmanager
+    def loop_down(self, start: Any) -> Iterator[Any]:
+        """The body of a loop over start - 1, ..., 0."""
+        with cgutils.for_range(self.ir, start, intp=_INDEX) as loop:
+            yield self.ir.sub(self.ir.sub(start, self.index(1)), loop.index)
+
+    def whole_vectors(self, number: Any) -> Any:
+        """The largest multiple of a vector's width that is not above an index."""
+        return self.ir.and_(number, self.index(-WIDTH))
+
+    def variable(self, value: Vector) -> Variable:
+        """A vector that a loop changes."""
+        return Variable(value)
+
+
+class Variable:
+    """A vector that a loop carries round: `value` reads and sets it."""
+
+    def __init__(self, value: Vector) -> None:
+        self.ir, self._slot = value.ir, cgutils.alloca_once(value.ir, _FLOATS)
+        self.value = value
+
+    @property
+    def value(self) -> Vector:
+        """What it holds."""
+        return Vector(self.ir, self.ir.load(self._slot))
+
+    @value.setter
+    def value(self, value: Vector) -> None:
+        self.ir.store(value.value, self._slot)
+
+
+def vectors(write: Callable[..., None]) -> Any:
+    """Make of write(builder, *arguments) a function that numba kernels can call.
+
+    Arrays, float32 and C-ordered, arrive as `Array`, whole numbers as IR indices.
+    """
+
+    def typed(typing_context: Any, *arguments: Any) -> Any:
+        def generate(context: Any, ir_builder: Any, signature: Any, values: Sequence[Any]) -> Any:
+            write(
+                Builder(ir_builder),
+                *(
+                    Array(ir_builder, context.make_array(kind)(context, ir_builder, value))
+                    if isinstance(kind, types.Array)
+                    else value
+                    for kind, value in zip(signature.args, values, strict=True)
+                ),
+            )
+            return context.get_dummy_value()
+
+        return types.void(*(a if isinstance(a, types.Array) else types.int64 for a in arguments)), generate
+
+    typed.__name__, typed.__doc__ = write.__name__, write.__doc__
+    typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]  # numba looks the arguments up there
+    return intrinsic(typed)
