@@ -119,6 +119,8 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is torch.ops.ssmctx.scan.default:
             u, _, A, *_ = args
             self.operations += 2 * scan_multiply_adds(u.shape[:-1].numel(), *A.shape)
+            if (dt_weight := args[-1]) is not None:  # low-rank step sizes, multiplied out in the scan
+                self.operations += 2 * u.shape[:-1].numel() * dt_weight.numel()
         elif func._overloadpacket in flop_registry:
             self.operations += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
         return out

@@ -18,8 +18,10 @@ class _ChannelsLast(nn.Sequential):
     """Layers that keep a pixel's channels together in memory, as scans want them and convolutions like them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = super().forward(x.contiguous(memory_format=torch.channels_last))
-        return y
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer in self:
+            x = layer(x)
+        return x
 
 
 Blocks = Callable[[int], Sequence[nn.Module]]

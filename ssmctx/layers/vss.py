@@ -83,7 +83,8 @@ class SS2D(nn.Module):
 
     def weights(self, u: Tensor) -> tuple[Tensor, ...]:
         """What u makes of itself: low-rank step sizes, B and C, each (batch, H, W, directions, c)."""
-        projected = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(-1, (len(DIRECTIONS), -1))
+        projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
+        projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
         return torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
 
     def scan_channels(self, u: Tensor, weights: Sequence[Tensor], channels: slice) -> Tensor:
@@ -143,11 +144,12 @@ class VSSBlock(nn.Module):
         """Apply the block to x, (batch, dim, H, W)."""
         check_picture("VSSBlock", x, self.dim)
         pixels = x.permute(0, 2, 3, 1)
-        bands, groups = _walk(*pixels.shape[1:3], self.scan.D.shape[1])
-        *u, low_rank, B, C = join_bands(self._scan_inputs(pixels, bands, groups), len(pixels[0]))
+        _, height, width, _ = pixels.shape
+        bands, groups = _walk(height, width, self.scan.D.shape[1])
+        *u, low_rank, B, C = join_bands(self._scan_inputs(pixels, bands, groups), height)
         for i, channels in enumerate(groups):  # each in its u's place, so that no more than one is there twice
             u[i] = self.scan.scan_channels(u[i], (low_rank, B, C), channels)
-        (y,) = join_bands(self._outputs(pixels, u, bands), len(pixels[0]))
+        (y,) = join_bands(self._outputs(pixels, u, bands), height)
         return y.permute(0, 3, 1, 2)
 
     def _scan_inputs(self, pixels: Tensor, bands: Sequence[slice], groups: Sequence[slice]) -> Iterator[list[Tensor]]:
