@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
@@ -44,14 +45,14 @@ def machine() -> dict[str, object]:
 _PAUSE = 0.1
 
 
-def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Median time of each run.
+def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str, warm: bool = False) -> dict[str, float]:
+    """Median time of each run, after one that is not timed unless all is `warm` already.
 
     The runs take turns, so that a slow moment of the machine hits them all, with a pause before each, so that none is
     timed beside threads that the one before left spinning.
     """
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for round_number in range(rounds + 1):
+    for round_number in range(int(warm), rounds + 1):
         for name, run in runs.items():
             _synchronise(device)
             time.sleep(_PAUSE)
@@ -66,6 +67,14 @@ def seconds(runs: dict[str, Callable[[], object]], rounds: int, device: str) -> 
 def _synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+def resident_bytes(device: str) -> int:
+    """Memory in use now: of tensors on CUDA, of the whole process elsewhere (0 where the system does not say)."""
+    if device == "cuda":
+        return torch.cuda.memory_allocated()
+    status = Path("/proc/self/statm")
+    return int(status.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if status.exists() else 0
 
 
 def peak_bytes(run: Callable[[], object], device: str) -> int | None:

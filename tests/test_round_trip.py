@@ -195,3 +195,15 @@ def test_any_registered_coder_codes():
         UnknownNameError, match=r"unknown coder 'ran' \(did you mean 'rans'\?\); known: constriction, rans"
     ):
         MambaICEntropyModel(M, hyper_channels=6, context=context(), N=4, coder="ran")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 5), (9, 6), (32, 48)])
+@torch.no_grad()
+def test_the_order_of_y_in_memory_changes_no_bit(height, width):
+    """g_a may hand over channels-last latents; z_hat then has another order in the encoder than in the decoder."""
+    model, y = MODEL, latent(3, 1, M, height, width)
+    last = y.to(memory_format=torch.channels_last)
+    assert_round_trip(model, last)
+    expected, coded = model.compress(y), model.compress(last)
+    assert coded["strings"] == expected["strings"]
+    assert torch.equal(coded["y_hat"], expected["y_hat"])

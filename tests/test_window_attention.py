@@ -55,8 +55,8 @@ def test_equals_attention_over_real_positions(height, width, shift, seed):
 
 def test_the_equality_notices_padding_that_is_attended_to(monkeypatch):
     """Planted fault: no mask on padded positions."""
-    attend = WindowLocalAttention._attend
-    monkeypatch.setattr(WindowLocalAttention, "_attend", lambda self, w, padded: attend(self, w, None))
+    attend = WindowLocalAttention.attend
+    monkeypatch.setattr(WindowLocalAttention, "attend", lambda self, w, padded: attend(self, w, None))
     layer = WindowLocalAttention(6, window_size=4).double()
     x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
     with pytest.raises(AssertionError):

@@ -42,8 +42,8 @@ class ContextModel(nn.Module):
             y_hat (batch, M, H, W); side (batch, 2M, H, W).
 
         Returns:
-            mean and scale, each (batch, channels of the step's slice, H, W). A scale may be any real number: the
-            entropy model bounds it below.
+            mean and scale, each (batch, channels of the step's slice, H, W). Only the positions that the step codes
+            count, elsewhere they may hold anything. A scale may be any real number: the entropy model bounds it below.
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(step, y_hat, side, memo=None)")
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
+from ssmctx.context.head import ParameterHead
 from ssmctx.context.order import CodingOrder, even_slices
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 from ssmctx.layers.foundation import foundation_block
-from ssmctx.layers.window_attention import WindowLocalAttention
 
 __all__ = ["ChannelSpatialContext"]
 
@@ -83,10 +83,8 @@ class ChannelSpatialContext(ContextModel):
             made = foundation_block(block, channels, d_state=d_state, scan_backend=scan_backend)
             return nn.Sequential(made, nn.Conv2d(channels, 2 * m, 3, padding=1))
 
-        def head(m: int) -> nn.Module:
-            channels = (4 if spatial else 2) * m + 2 * M
-            attention = nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size)
-            return nn.Sequential(attention, nn.Conv2d(channels, 4 * m, 1), nn.GELU(), nn.Conv2d(4 * m, 2 * m, 1))
+        def head(m: int) -> ParameterHead:
+            return ParameterHead((4 if spatial else 2) * m + 2 * M, m, window_size)
 
         self.first_channel = nn.Parameter(torch.zeros(2 * slices[0]))
         self.channel = nn.ModuleList(feature(sum(slices[:k]), m) for k, m in enumerate(slices) if k)
@@ -99,13 +97,18 @@ class ChannelSpatialContext(ContextModel):
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
+        head = cast(ParameterHead, self.head[k])
+        grid = head.grid(y_hat.shape[2], y_hat.shape[3])
         memo = {} if memo is None else memo
+        if "side" not in memo:
+            memo.update(side=grid.split(side), padded=grid.padded(side.device))
         if memo.get("slice") != k:
-            memo.update(slice=k, channel=self._channel_feature(k, y_hat))
-        features = [memo["channel"], side]
+            memo.update(slice=k, channel=grid.split(self._channel_feature(k, y_hat)))
+        features, colour = [memo["channel"], memo["side"]], None
         if self.spatial:
-            features.insert(0, self._spatial_feature(step, y_hat))
-        mean, scale = self.head[k](torch.cat(features, dim=1)).chunk(2, dim=1)
+            features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
+            colour = 0 if self.order.is_anchor(step) else 1
+        mean, scale = head(features, grid, memo["padded"], colour).chunk(2, dim=1)
         return mean, scale
 
     def _channel_feature(self, k: int, y_hat: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def scale_index(scale: Tensor) -> Tensor:
         >>> scale_index(torch.tensor([-3.0, 0.11, 0.12, 1e9])).tolist()
         [0, 0, 1, 63]
     """
-    return torch.bucketize(scale, _borders(scale.dtype, scale.device))
+    return torch.bucketize(scale.contiguous(), _borders(scale.dtype, scale.device))
 
 
 def gaussian_likelihood(residual: Tensor, scale: Tensor) -> Tensor:

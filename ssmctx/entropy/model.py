@@ -216,7 +216,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
 
     def _estimate(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y_hat and the likelihoods of y and z."""
-        z = self.h_a(y)
+        z = self.h_a(_in_rows(y))
         _, z_likelihood = self.entropy_bottleneck(z)
         medians = self._medians()
         side = self._side(self._round(z - medians) + medians, y.shape[2:])
@@ -240,7 +240,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
 
     def _encode(self, y: Tensor) -> tuple[tuple[bytes, bytes, bytes], Tensor, tuple[int, int]]:
         """Streams of y and z and the guard, y_hat, and the size of z."""
-        z = self.h_a(y)
+        z = self.h_a(_in_rows(y))
         medians = self._medians()
         z_rounded = torch.round(z - medians)
         z_symbols = to_symbols(z_rounded)
@@ -282,7 +282,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         return x + (torch.round(x) - x).detach() if self.training else torch.round(x)
 
     def _side(self, z_hat: Tensor, size: torch.Size) -> Tensor:
-        side: Tensor = self.h_s(z_hat)
+        side: Tensor = self.h_s(_in_rows(z_hat))
         if side.dim() != 4 or side.shape[1] != 2 * self.M or side.shape[2] < size[0] or side.shape[3] < size[1]:
             raise ShapeError(
                 f"h_s must give (batch, {2 * self.M}, H, W), H and W at least {tuple(size)}; got {tuple(side.shape)}"
@@ -318,6 +318,11 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
             if stored is not None:
                 setattr(self.entropy_bottleneck, name, torch.empty_like(stored, device=device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _in_rows(x: Tensor) -> Tensor:
+    """x in torch's own order of memory: convolutions round differently where, say, channels come last."""
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _check_coded(

@@ -22,6 +22,7 @@ class Step:
         index: number of the step.
         channels: the slice of channels that the step codes in.
         positions: boolean (H, W), the positions coded in each of these channels.
+        places: (P,), the same as row-major numbers: row * W + column, increasing.
         mean: (batch, m, H, W), for the m channels of the slice.
         scale: as `mean`, any real number.
     """
@@ -29,8 +30,18 @@ class Step:
     index: int
     channels: slice
     positions: Tensor
+    places: Tensor
     mean: Tensor
     scale: Tensor
+
+    def gather(self, x: Tensor) -> Tensor:
+        """What x (batch, m, H, W) holds at the step's positions, (batch, m, P)."""
+        return x.flatten(2).index_select(2, self.places)
+
+    def scatter(self, values: Tensor) -> Tensor:
+        """Values (batch, m, P) at the step's positions of a (batch, m, H, W), zero elsewhere."""
+        flat = values.new_zeros(*values.shape[:2], self.positions.numel())
+        return flat.index_copy_(2, self.places, values).view(*values.shape[:2], *self.positions.shape)
 
 
 def coding_steps(context: ContextModel, side: Tensor) -> Generator[Step, Tensor, Tensor]:
@@ -54,9 +65,11 @@ def coding_steps(context: ContextModel, side: Tensor) -> Generator[Step, Tensor,
     memo: dict[str, Any] = {}
     for index in range(order.num_steps):
         channels = order.channels(index)
-        positions = order.positions(index, (height, width), side.device)
+        positions = order.positions(index, (height, width))
+        places = positions.flatten().nonzero().flatten()  # counted on the host, so that no GPU is waited for
+        positions, places = positions.to(side.device), places.to(side.device)
         mean, scale = context(index, y_hat, side, memo)
-        q = yield Step(index, channels, positions, mean, scale)
+        q = yield Step(index, channels, positions, places, mean, scale)
         coded = torch.where(positions, q + mean, y_hat[:, channels])
         y_hat = y_hat.slice_scatter(coded, 1, channels.start, channels.stop)
         if index + 1 == order.num_steps or order.channels(index + 1) != channels:

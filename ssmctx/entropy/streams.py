@@ -45,7 +45,7 @@ class LatentWriter:
 
     def write(self, step: Step, q: Tensor) -> None:
         """Append the residuals q that a step codes; of (1, m, H, W) those at the step's positions."""
-        self._steps.append((q[..., step.positions].flatten(), step.scale[..., step.positions].flatten()))
+        self._steps.append((step.gather(q).flatten(), step.gather(step.scale).flatten()))
 
     def finish(self, coder: Coder, tables: CodingTables, z_checksum: int) -> tuple[bytes, bytes]:
         """The stream of y, and its guard as bytes.
@@ -87,7 +87,7 @@ class LatentReader:
         Raises:
             DecodeMismatchError: the symbols are not those that were encoded.
         """
-        scale = step.scale[..., step.positions]
+        scale = step.gather(step.scale)
         rows = guarded_rows(scale.flatten(), self._done, self._guard)
         self._done += rows.size
         try:
@@ -97,9 +97,7 @@ class LatentReader:
         expected = self._guard.checksums[1 + step.index :]
         if expected and checksum(symbols) != expected[0]:
             raise _mismatch(step)
-        q = torch.zeros_like(step.mean)
-        q[..., step.positions] = torch.from_numpy(symbols).to(q.device).to(q.dtype).view_as(scale)
-        return q
+        return step.scatter(torch.from_numpy(symbols).to(scale.device).to(scale.dtype).view_as(scale))
 
     def finish(self) -> None:
         """Check that the stream holds nothing else.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.windows import WindowGrid
 
 __all__ = ["WindowLocalAttention"]
 
@@ -71,27 +72,35 @@ class WindowLocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the attention to x, (batch, dim, H, W)."""
         check_picture("WindowLocalAttention", x, self.dim)
-        height, width = x.shape[-2:]
-        size = self.window_size
-        before = size // 2 if self.shift else 0
-        pad = (before, -(width + before) % size, before, -(height + before) % size)
-        tokens = self.norm(x.permute(0, 2, 3, 1))
-        split = "b (i r) (j c) d -> b (i j) (r c) d"
-        windows = rearrange(F.pad(tokens, (0, 0, *pad)), split, r=size, c=size)
-        mask = None
-        if any(pad):
-            real = F.pad(torch.ones(1, height, width, 1, device=x.device), (0, 0, *pad))
-            mask = rearrange(real, split, r=size, c=size)[..., 0] == 0
-        rows = (height + pad[2] + pad[3]) // size
-        y = rearrange(self._attend(windows, mask), "b (i j) (r c) d -> b d (i r) (j c)", i=rows, r=size, c=size)
-        return x + y[..., before : before + height, before : before + width]
+        before = self.window_size // 2 if self.shift else 0
+        grid = WindowGrid(x.shape[2], x.shape[3], self.window_size, before)
+        return grid.join(self.attend(grid.split(x), grid.padded(x.device)))
 
-    def _attend(self, windows: Tensor, padded: Tensor | None) -> Tensor:
-        """Attention in (batch, windows, positions, dim); `padded` (1, windows, positions) marks keys to ignore."""
-        q, k, v = rearrange(self.qkv(windows), "b w n (three h d) -> three b w h n d", three=3, h=self.num_heads)
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + self.position_bias.flatten(1)[:, self._offset]
+    def attend(self, windows: Tensor, padded: Tensor | None, places: Tensor | None = None) -> Tensor:
+        """The attention at some places of each window; see `ssmctx.layers.windows`.
+
+        Args:
+            windows: tokens of each window.
+            padded: the places that are no positions of the picture, and get no attention; None where there is none.
+            places: the places to compute; None for all.
+
+        Shape:
+            windows (batch, windows, window_size^2, dim), padded (windows, window_size^2), places (n,) to (batch,
+            windows, n, dim).
+        """
+        tokens, bias = self.norm(windows), self.position_bias.flatten(1)[:, self._offset]
+        queries = tokens
+        if places is not None:
+            windows, queries, bias = (x.index_select(-2, places) for x in (windows, tokens, bias))
+        (to_q, to_kv), (b_q, b_kv) = (
+            torch.split(p, [self.dim, 2 * self.dim]) for p in (self.qkv.weight, self.qkv.bias)
+        )
+        q = rearrange(F.linear(queries, to_q, b_q), "b w n (h d) -> b w h n d", h=self.num_heads)
+        k, v = rearrange(F.linear(tokens, to_kv, b_kv), "b w n (two h d) -> two b w h n d", two=2, h=self.num_heads)
+        # not torch's fused attention: which kernel that takes, and so what it rounds, depends on the gradient mode
+        logits = (q * q.shape[-1] ** -0.5) @ k.mT + bias
         if padded is not None:
             # every window holds at least one real position, so no row of the softmax is empty
-            logits = logits.masked_fill(padded[:, :, None, None, :], float("-inf"))
+            logits = logits.masked_fill(padded[:, None, None, :], float("-inf"))
         y: Tensor = self.proj(rearrange(logits.softmax(-1) @ v, "b w h n d -> b w n (h d)"))
-        return y
+        return windows + y

@@ -1,0 +1,66 @@
+"""Windows of a picture: cut it into them, put it together again, and which positions they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+__all__ = ["WindowGrid"]
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """A grid of square windows over a picture of some height and width; border windows are padded.
+
+    Args:
+        height: of the picture, in positions.
+        width: of the picture.
+        size: side of a window.
+        before: positions by which the first windows stick out above and to the left, less than `size`.
+
+    Example:
+        >>> import torch
+        >>> from ssmctx.layers.windows import WindowGrid
+        >>> grid = WindowGrid(height=3, width=5, size=4)
+        >>> tokens = grid.split(torch.rand(1, 6, 3, 5))
+        >>> tokens.shape, grid.join(tokens).shape, int(grid.padded().sum())
+        (torch.Size([1, 2, 16, 6]), torch.Size([1, 6, 3, 5]), 17)
+    """
+
+    height: int
+    width: int
+    size: int
+    before: int = 0
+
+    @property
+    def _padding(self) -> tuple[int, int, int, int]:
+        """Left, right, above, below."""
+        right, below = (-(side + self.before) % self.size for side in (self.width, self.height))
+        return self.before, right, self.before, below
+
+    def split(self, x: Tensor) -> Tensor:
+        """x (batch, channels, H, W) to (batch, windows, size^2, channels), zero where padded."""
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, *self._padding))
+        tokens: Tensor = rearrange(x, "b (i r) (j c) d -> b (i j) (r c) d", r=self.size, c=self.size)
+        return tokens
+
+    def join(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
+        """The inverse of `split`; `places` (n,) are those of a window that tokens holds, the others become zero."""
+        if places is not None:
+            whole = tokens.new_zeros(*tokens.shape[:2], self.size**2, tokens.shape[3])
+            tokens = whole.index_copy(2, places, tokens)
+        rows = (self.height + sum(self._padding[2:])) // self.size
+        x = rearrange(tokens, "b (i j) (r c) d -> b d (i r) (j c)", i=rows, r=self.size, c=self.size)
+        picture: Tensor = x[..., self.before : self.before + self.height, self.before : self.before + self.width]
+        return picture
+
+    def padded(self, device: torch.device | str | None = None) -> Tensor | None:
+        """Boolean (windows, size^2): the places that lie outside the picture; None where there is none."""
+        if not any(self._padding):
+            return None
+        real = F.pad(torch.ones(1, 1, self.height, self.width, device=device), self._padding)
+        return rearrange(real, "1 1 (i r) (j c) -> (i j) (r c)", r=self.size, c=self.size) == 0
