@@ -27,6 +27,7 @@ class Registry(Generic[T]):
         kind: what the components are, in the singular, as error messages say it.
 
     Example:
+        >>> from ssmctx.registry import Registry
         >>> sizes = Registry[int]("size")
         >>> sizes.register("big", lambda: 8)        # doctest: +ELLIPSIS
         <function ...>

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mambaic.classical import CODECS, of_size
 from mambaic.demo import photographs
-from mambaic.images import psnr
+from mambaic.measure import psnr
 from PIL import features
 
 

@@ -36,6 +36,7 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str = "psnr") -> BDRate:
         CurveError: fewer than 4 points, quality that does not grow with rate, no common range, or no such metric.
 
     Example:
+        >>> from mambaic.bdrate import bd_rate
         >>> from mambaic.curves import read_curve
         >>> round(bd_rate(read_curve("elic"), read_curve("vtm")).percent, 2)
         -7.02

@@ -193,8 +193,20 @@ def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file completely or not at all: to a temporary file beside it, then by renaming.
 
     Args:
-        path: the file to make or replace.
+        path: the file to make or replace; its folder is made too.
         data: its content.
+
+    Raises:
+        OSError: the file cannot be written; one that was there is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ssmctx.entropy.container import write_whole
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "new" / "file", b"all of it")
+        ...     (Path(folder) / "new" / "file").read_bytes()
+        b'all of it'
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,8 @@ def join_bands(bands: Iterable[Sequence[Tensor]], height: int) -> list[Tensor]:
         The tensors (batch, height, W, ...).
 
     Example:
+        >>> import torch
+        >>> from ssmctx.layers.bands import join_bands
         >>> rows = torch.arange(6.).view(1, 3, 2)
         >>> join_bands([[rows[:, :1]], [rows[:, 1:]]], 3)[0].equal(rows)
         True

@@ -63,6 +63,7 @@ def cross_selective_scan(
 
     Example:
         >>> import torch
+        >>> from ssmctx.scan import cross_selective_scan
         >>> u = torch.randn(1, 4, 5, 8); x = torch.randn(1, 4, 5, 4, 8); bc = torch.randn(1, 4, 5, 4, 16)
         >>> A = -torch.ones(4, 8, 16); D = torch.ones(4, 8)
         >>> cross_selective_scan(u, x, A, bc, bc, D, D).shape

@@ -206,7 +206,16 @@ class Corruption:
 
 
 def corruptions_of(strings: Any) -> list[Corruption]:
-    """A dozen corruptions of each stream: cuts and flips from its beginning to its end, and one of each other kind."""
+    """A dozen corruptions of each stream: cuts and flips from its beginning to its end, and one of each other kind.
+
+    Args:
+        strings: streams, nested as a codec nests them.
+
+    Example:
+        >>> from ssmctx.testing import corruptions_of
+        >>> [damage.kind for damage in corruptions_of([[b"y"]])]
+        ['flip', 'flip', 'flip', 'empty', 'noise', 'swap', 'extend']
+    """
     found = []
     for number, data in enumerate(streams(strings)):
         size = len(data)

@@ -112,15 +112,15 @@ def run_laws(
     trained: bool = False,
     **options: Any,
 ) -> list[Verdict]:
-    """Every law of a codec; see `codec_laws` for the arguments.
+    """Try every law on a codec.
 
     Args:
-        factory: makes the codec.
-        make_input: makes what it codes.
-        size: at which most laws are tried.
-        sizes: at which "any size" is.
+        factory: makes the codec, an nn.Module; its tables are built here.
+        make_input: make_input(height, width) gives a batch of one, latent or picture.
+        size: at which all laws but "any size" are tried.
+        sizes: at which that one is.
         trained: whether the factory's codec is trained for such input, so that "real bits" is owed.
-        options: `tolerance`, `errors`, `may_decode`.
+        options: `tolerance`, see `assert_round_trip`; `errors` and `may_decode`, see `assert_rejects_corruption`.
 
     Returns:
         A verdict a law.
