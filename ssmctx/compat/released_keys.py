@@ -129,7 +129,7 @@ def released_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     Returns:
         Keyword arguments, sizes by name.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.compat.released import released_sizes
         >>> released_sizes({"g_a.0.weight": torch.zeros(32, 3, 5, 5)})["N"]

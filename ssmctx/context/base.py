@@ -19,7 +19,7 @@ class ContextModel(nn.Module):
     Args:
         order: the coding order that the model follows.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import CodingOrder, ContextModel
         >>> class Standard(ContextModel):

@@ -59,7 +59,7 @@ class CodedPicture:
         backend: scan backend of the encoder, for information; "" where it is not known.
         float_bytes: width of the encoder's numbers, for information; 0 where it is not known.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.container import CodedPicture
         >>> strings = (b"y stream", b"z stream", b"guard")
         >>> picture = CodedPicture(b"8 bytes.", 30, 20, strings, b"four", (2, 2), (1, 1), "cpu", 4)
@@ -199,7 +199,7 @@ def write_whole(path: str | Path, data: bytes) -> None:
     Raises:
         OSError: the file cannot be written; one that was there is as it was.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from ssmctx.entropy.container import write_whole

@@ -67,7 +67,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
     Source:
         MambaIC sections 3.1 and 3.2, appendix C.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import MambaICEntropyModel
         >>> model = MambaICEntropyModel(M=20, hyper_channels=12, N=8).eval()

@@ -63,7 +63,7 @@ class CodingTables:
     Source:
         The tables of CompressAI's entropy models: `_quantized_cdf`, `_cdf_length`, `_offset`.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.tables import CodingTables
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
         >>> tables.cdfs.shape, tables.fingerprint().hex()
@@ -90,7 +90,7 @@ class CodingTables:
         Raises:
             ArgumentError: see the class; also a row that holds fewer entries than its length.
 
-        Example:
+        Examples:
             >>> from ssmctx.entropy.tables import CodingTables
             >>> CodingTables.from_lists([[0, 9, 65536], [0, 1, 2, 65536]], [3, 4], [0, -1]).cdfs.tolist()
             [[0, 9, 65536, 0], [0, 1, 2, 65536]]
@@ -187,7 +187,7 @@ def check_indexes(indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.uin
     Raises:
         ArgumentError: not a 1-D array of uint8 or uint16, an index without a row, or not `CodingTables`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.tables import CodingTables, check_indexes
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
@@ -214,7 +214,7 @@ def check_symbols(symbols: NDArray[np.int16], indexes: NDArray[Any]) -> None:
     Raises:
         ArgumentError: not a 1-D array of int16, or not one symbol an index.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.tables import check_symbols
         >>> check_symbols(np.array([0, -1], np.int16), np.zeros(2, np.uint8))

@@ -38,7 +38,7 @@ def analysis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     Source:
         MambaIC section 3.2 and appendix C.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.transforms import analysis_transform
         >>> analysis_transform(8, 5, lambda stage: [])(torch.zeros(1, 3, 32, 48)).shape
@@ -70,7 +70,7 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     Source:
         MambaIC section 3.2 and appendix C.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.transforms import synthesis_transform
         >>> synthesis_transform(8, 5, lambda stage: [])(torch.zeros(1, 5, 2, 3)).shape

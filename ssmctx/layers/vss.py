@@ -51,7 +51,7 @@ class SS2D(nn.Module):
     Source:
         MambaIC section 3.2, figure 2b; initialisation as in Mamba (Gu and Dao, 2023).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers import SS2D
         >>> SS2D(d_inner=8, dt_rank=1)(torch.randn(2, 7, 5, 8)).shape
@@ -127,7 +127,7 @@ class VSSBlock(nn.Module):
     Source:
         MambaIC section 3.2, figure 2b; dt_rank = ceil(dim / 16).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import VSSBlock
         >>> VSSBlock(32)(torch.randn(2, 32, 7, 5)).shape

@@ -41,7 +41,7 @@ class WindowLocalAttention(nn.Module):
     Source:
         MambaIC section 3.2, equation 13, figure 3b. The LayerNorm is ours: the paper names none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import WindowLocalAttention
         >>> WindowLocalAttention(64)(torch.randn(1, 64, 13, 1)).shape

@@ -37,7 +37,7 @@ class Backend:
         max_states: largest N.
         low_rank: whether it multiplies low-rank step sizes out itself, so that they never exist whole.
 
-    Example:
+    Examples:
         >>> from ssmctx import registry
         >>> backend = registry.scan_backends.create("torch")
         >>> backend.name, backend.unavailable()
@@ -112,7 +112,7 @@ def _fastest(device: torch.device, dtype: torch.dtype, states: int) -> Backend:
 def backends() -> None:
     """Print a table of the scan backends: name, whether it can run here, and why not.
 
-    Example:
+    Examples:
         >>> from ssmctx import backends
         >>> backends()  # doctest: +ELLIPSIS
         name       available  why not

@@ -110,7 +110,7 @@ def streams(strings: Any) -> list[bytes]:
     Raises:
         ArgumentError: something else than bytes, lists, tuples and dicts.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing.contract import streams
         >>> streams([[b"y"], {"z": [b"z0", b"z1"]}])
         [b'y', b'z0', b'z1']
@@ -144,7 +144,7 @@ def of_picture(strings: Any, picture: int, batch: int, law: str) -> Any:
     Raises:
         LawBroken: an innermost list does not have one stream a picture.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing.contract import of_picture
         >>> of_picture([[b"y0", b"y1"], [b"z0", b"z1"]], 1, 2, "round trip")
         [[b'y1'], [b'z1']]
@@ -171,7 +171,7 @@ def count_bits(strings: Any) -> int:
     Args:
         strings: streams, whatever they are nested in.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import count_bits
         >>> count_bits([[b"four", b"two"], [b""]])
         56
@@ -194,7 +194,7 @@ def update_tables(codec: Any) -> None:
     Args:
         codec: a model or latent codec; or what holds one.
 
-    Example:
+    Examples:
         >>> from compressai.entropy_models import EntropyBottleneck
         >>> from compressai.latent_codecs import EntropyBottleneckLatentCodec
         >>> from ssmctx.testing import update_tables

@@ -125,7 +125,7 @@ def run_laws(
     Returns:
         A verdict a law.
 
-    Example:
+    Examples:
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.testing import Latent, run_laws
         >>> verdicts = run_laws(
@@ -150,7 +150,7 @@ def print_report(verdicts: Iterable[Verdict], title: str = "") -> bool:
     Returns:
         Whether no law is broken.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import Verdict, print_report
         >>> verdicts = [Verdict("round trip", "holds", 0.25), Verdict("real bits", "BROKEN", 1.0, "90 bits, not 80")]
         >>> _ = print_report(verdicts)

@@ -3,7 +3,7 @@
 Each draws whole numbers and names into a case of `ssmctx.testing.cases`, so that what hypothesis prints is one line
 to replay. The defaults are the widest domains that the laws promise; arguments narrow them.
 
-Example:
+Examples:
     >>> from hypothesis import given
     >>> from ssmctx import MambaICEntropyModel
     >>> from ssmctx.testing import assert_round_trip, update_tables
@@ -69,7 +69,7 @@ def law_settings() -> settings:
     Raises:
         ArgumentError: the variable names no profile.
 
-    Example:
+    Examples:
         >>> import os
         >>> from ssmctx.testing.strategies import law_settings
         >>> os.environ["SSMCTX_TESTING_PROFILE"] = "dev"
