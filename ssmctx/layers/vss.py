@@ -20,11 +20,12 @@ __all__ = ["SS2D", "VSSBlock"]
 
 _DT_MIN, _DT_MAX = 1e-3, 1e-1
 
-_LARGE = 1 << 15
-"""Pixels from which on a picture is walked in parts, so that what lies between two scans never exists whole."""
-
-_BAND, _GROUP = 1 << 13, 128
-"""Pixels of a band of rows, and channels that are scanned at a time."""
+_LARGE = {"cpu": 1 << 15}
+_BAND = {"cpu": 1 << 13}
+_ELSEWHERE = 1 << 17
+_GROUP = 128
+"""Pixels from which on a picture is walked in parts, so that what lies between two scans never exists whole; pixels of
+a band of rows; channels that are scanned at a time. Bands fit a CPU's caches, elsewhere they fill the device."""
 
 
 class SS2D(nn.Module):
@@ -154,7 +155,7 @@ class VSSBlock(nn.Module):
         check_picture("VSSBlock", x, self.dim)
         pixels = x.permute(0, 2, 3, 1)
         _, height, width, _ = pixels.shape
-        bands, groups = _walk(height, width, self.scan.D.shape[1])
+        bands, groups = _walk(x.device.type, height, width, self.scan.D.shape[1])
         *u, low_rank, B, C = join_bands(self._scan_inputs(pixels, bands, groups), height)
         for i, channels in enumerate(groups):  # each in its u's place, so that no more than one is there twice
             u[i] = self.scan.scan_channels(u[i], (low_rank, B, C), channels)
@@ -185,13 +186,13 @@ class VSSBlock(nn.Module):
             yield [x + self.out_proj(self.out_norm(rows) * gate) * scale]
 
 
-def _walk(height: int, width: int, channels: int) -> tuple[list[slice], list[slice]]:
+def _walk(device: str, height: int, width: int, channels: int) -> tuple[list[slice], list[slice]]:
     """Bands of rows and groups of channels that a block works on at a time.
 
-    Small pictures are one band and one group. A rule of the shape alone: bands may change bits.
+    Small pictures are one band and one group. A rule of shape and device alone: bands may change bits.
     """
-    if torch.compiler.is_compiling() or height * width <= _LARGE:
+    if torch.compiler.is_compiling() or height * width <= _LARGE.get(device, _ELSEWHERE):
         return [slice(0, height)], [slice(0, channels)]
-    rows = max(1, _BAND // width)
+    rows = max(1, _BAND.get(device, _ELSEWHERE) // width)
     bands = [slice(i, min(i + rows, height)) for i in range(0, height, rows)]
     return bands, [slice(i, min(i + _GROUP, channels)) for i in range(0, channels, _GROUP)]
