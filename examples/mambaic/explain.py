@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from mambaic.bit_maps import bit_maps
 from mambaic.checkpoint import load_model
 from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
@@ -28,7 +31,7 @@ def explain(
         checkpoint: of the codec.
         picture: file to look at.
         out: folder for the figures.
-        position: (row, column) of the latent; default its middle.
+        position: (row, column) of the latent; default the middle of those that the step codes.
         slice_index: the slice whose prediction is looked at; default the last.
         anchors: look at the pass of the anchors, instead of the one after it.
         compare: checkpoint of a codec trained without window attention; default the same weights with it taken out.
@@ -37,7 +40,8 @@ def explain(
         The PNG files written.
 
     Raises:
-        ArgumentError: a slice or position that is not there, or a step that reads nothing of the latent.
+        ArgumentError: a slice that is not there, a position that the step does not code, or a step that reads nothing
+            of the latent.
     """
     model, pixels = load_model(checkpoint), read_image(picture)
     x = to_float(pixels)
@@ -48,7 +52,7 @@ def explain(
         raise ArgumentError(f"there is no slice {slice_index}: the model has slices 0 to {last}")
     step = slice_index * order.passes + (0 if anchors or order.passes == 1 else 1)
     maps = bit_maps(model, x)
-    row, column = (side // 2 for side in maps[0].bits.shape) if position is None else position
+    row, column = _middle(maps[step].bits.isfinite()) if position is None else position
 
     other = model if compare is None else load_model(compare)
     label = "attention taken out" if compare is None else "trained without"
@@ -67,3 +71,10 @@ def explain(
         written.append(out / f"bits-slice{bits.slice_index}-{bits.part}.png")
         plot_bit_map(bits, maps, pixels, written[-1])
     return written
+
+
+def _middle(coded: Tensor) -> list[int]:
+    """The coded position (row, column) that is nearest to the middle."""
+    places, middle = coded.nonzero(), torch.tensor(coded.shape) // 2
+    nearest: list[int] = (places[(places - middle).abs().sum(1).argmin()] if len(places) else middle).tolist()
+    return nearest

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -45,11 +46,11 @@ def receptive_field(
         model: the codec.
         x: picture (1, 3, H, W) in [0, 1].
         step: coding step.
-        position: (row, column) of the latent.
+        position: (row, column) of the latent, one that the step codes.
         attention: False takes the window attention out, with all other weights as they are.
 
     Raises:
-        ArgumentError: the position lies outside the latent, or the step reads none of it.
+        ArgumentError: the step does not code the position, or reads nothing of the latent.
 
     Source:
         MambaIC figures 7, A1 and A2 show attention maps; these are gradients, after Luo et al., 2016.
@@ -60,6 +61,8 @@ def receptive_field(
     row, column = position
     if not (0 <= row < height and 0 <= column < width):
         raise ArgumentError(f"position {position} lies outside the latent of {height} x {width} cells")
+    if not context.order.positions(step, (height, width))[row, column]:
+        raise ArgumentError(f"step {step} codes nothing at position {position}: choose a neighbour, or the other pass")
     y_hat = y_hat.requires_grad_()
     with coding_numerics(context), _attention(context, attention), torch.enable_grad():
         predicted = context(step, y_hat, side)
@@ -104,13 +107,15 @@ def _shown(model: MambaIC, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _attention(context: torch.nn.Module, present: bool) -> Iterator[None]:
     """Window attention is a residual branch: without it a module hands on what it got."""
+
+    def hand_on(windows: Tensor, _padded: Tensor | None, places: Tensor | None = None) -> Tensor:
+        return windows if places is None else windows.index_select(-2, places)
+
     modules = [] if present else [m for m in context.modules() if isinstance(m, WindowLocalAttention)]
-    handles = [m.register_forward_hook(lambda _module, arguments, _out: arguments[0]) for m in modules]
-    try:
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(patch.object(module, "attend", hand_on))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _sensitivity(outputs: Tensor, y_hat: Tensor) -> Tensor | None:
