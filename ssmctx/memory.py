@@ -18,7 +18,7 @@ def peak_memory(device: torch.device | str) -> Iterator[list[int | None]]:
 
     On CUDA it is what tensors take; elsewhere, on Linux, what the process has in memory.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.memory import peak_memory
         >>> with peak_memory("cpu") as peak:

@@ -53,7 +53,7 @@ def scan_multiply_adds(pixels: int, directions: int, channels: int, states: int)
 
     $$ \Delta A, \quad (e^{\Delta A})\,h + (\Delta u) B, \quad C \cdot h \qquad\text{and}\qquad \Delta u, \quad D u $$
 
-    Example:
+    Examples:
         >>> from ssmctx.profile import scan_multiply_adds
         >>> scan_multiply_adds(pixels=6, directions=4, channels=8, states=16)
         12672
@@ -74,7 +74,7 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     Raises:
         ArgumentError: a side below 1.
 
-    Example:
+    Examples:
         >>> import ssmctx
         >>> model = ssmctx.MambaICEntropyModel(M=20, hyper_channels=12, N=8)
         >>> [(part.name, part.steps) for part in ssmctx.profile(model, (4, 6)) if part.steps]

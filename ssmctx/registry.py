@@ -26,7 +26,8 @@ class Registry(Generic[T]):
     Args:
         kind: what the components are, in the singular, as error messages say it.
 
-    Example:
+    Examples:
+        >>> from ssmctx.registry import Registry
         >>> sizes = Registry[int]("size")
         >>> sizes.register("big", lambda: 8)        # doctest: +ELLIPSIS
         <function ...>

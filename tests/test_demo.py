@@ -8,7 +8,8 @@ from mambaic.checkpoint import load_model
 from mambaic.classical import CODECS, of_size
 from mambaic.demo import CHECKPOINT, HELD_OUT, photographs
 from mambaic.files import PictureCodec
-from mambaic.images import psnr, read_image
+from mambaic.images import read_image
+from mambaic.measure import psnr
 from PIL import features
 
 from ssmctx.entropy.container import CodedPicture

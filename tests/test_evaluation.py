@@ -20,8 +20,8 @@ from mambaic.curves import decibels, read_curve
 from mambaic.errors import DataError, EvaluationError
 from mambaic.evaluate import PictureEvaluator, evaluate
 from mambaic.files import PictureCodec
-from mambaic.images import read_image
-from mambaic.measure import quality, read_scaled
+from mambaic.images import read_image, read_scaled
+from mambaic.measure import quality
 from mambaic.parallel import for_each
 from mambaic.timing import Stopwatch, TimedCoder, _TimedTransfers, stopwatch
 from mambaic_full import main

@@ -1,5 +1,6 @@
 """A look inside: receptive fields against brute force, bits that add up, figures for every step."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,10 @@ def test_the_field_is_the_norm_of_the_jacobian(model, x, attention):
     field = receptive_field(model, x, step, (row, column), attention)
     y_hat, side = _shown(model, x, step)
     context = model.latent_codec.context
-    if not attention:  # another way to take it out: the head without its first layer
-        heads, context.head = context.head, torch.nn.ModuleList(head[1:] for head in context.head)
+    if not attention:  # another way to take it out
+        heads, context.head = context.head, copy.deepcopy(context.head)
+        for head in context.head:
+            head[0] = torch.nn.Identity()
     try:
         for output, found in enumerate((field.mean, field.scale)):
             jacobian = torch.autograd.functional.jacobian(
@@ -60,7 +63,7 @@ def test_the_field_is_the_norm_of_the_jacobian(model, x, attention):
 
 def test_nothing_that_is_not_coded_is_looked_at(model, x):
     order = model.latent_codec.context.order
-    field = receptive_field(model, x, 1, (4, 4))  # reads the anchors of slice 0 only
+    field = receptive_field(model, x, 1, (4, 5))  # reads the anchors of slice 0 only
     coded = order.positions(0, (9, 10))
     assert not field.mean[~coded].any()
     assert not field.scale[~coded].any()
@@ -68,11 +71,11 @@ def test_nothing_that_is_not_coded_is_looked_at(model, x):
 
 
 def test_window_attention_looks_at_its_window(model, x):
-    with_it, without = (receptive_field(model, x, 9, (2, 2), attention) for attention in (True, False))
+    with_it, without = (receptive_field(model, x, 9, (2, 3), attention) for attention in (True, False))
     assert (with_it.window, without.window) == ((slice(0, 8), slice(0, 8)), None)
     assert not torch.equal(with_it.mean, without.mean)
-    assert torch.equal(without.mean, receptive_field(model, x, 9, (2, 2), False).mean)  # nothing stays behind
-    assert torch.equal(with_it.mean, receptive_field(model, x, 9, (2, 2)).mean)
+    assert torch.equal(without.mean, receptive_field(model, x, 9, (2, 3), False).mean)  # nothing stays behind
+    assert torch.equal(with_it.mean, receptive_field(model, x, 9, (2, 3)).mean)
     assert not any(p.grad is not None for p in model.parameters())
 
 
@@ -87,6 +90,7 @@ def test_share_within_a_window():
     [
         (0, (1, 1), r"step 0 reads nothing of the latent: choose a later slice, or non-anchors"),
         (3, (9, 0), r"position \(9, 0\) lies outside the latent of 9 x 10 cells"),
+        (3, (2, 2), r"step 3 does not code position \(2, 2\): choose a neighbour, or the slice's other step"),
         (10, (0, 0), r"step must lie in 0\.\.9, got 10"),
     ],
 )
@@ -125,8 +129,8 @@ def test_figures_have_titles_units_and_scales(model, x, monkeypatch):
     figures = []
     monkeypatch.setattr("mambaic.explain_plots.save_figure", lambda figure, path: figures.append(figure))
     pixels, maps = picture(*SIZE), bit_maps(model, x)
-    fields = {"with": receptive_field(model, x, 9, (4, 4)), "without": receptive_field(model, x, 9, (4, 4), False)}
-    plot_receptive_fields(fields, pixels, (4, 4), "title", "unused")
+    fields = {"with": receptive_field(model, x, 9, (4, 5)), "without": receptive_field(model, x, 9, (4, 5), False)}
+    plot_receptive_fields(fields, pixels, (4, 5), "title", "unused")
     plot_bit_maps(maps, pixels, "unused")
     plot_bit_map(maps[3], maps, pixels, "unused")
     fields_figure, all_maps, one_map = figures
@@ -145,16 +149,26 @@ def test_figures_have_titles_units_and_scales(model, x, monkeypatch):
 def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, monkeypatch):
     write_png(tmp_path / "p.png", picture(96, 128))
     other = untrained(tmp_path / "other.pt", 4.0, "context-no-wla")
-    flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--at", 1, 2, "--slice", 2, "--anchors"]
+    flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--at", 1, 3, "--slice", 2]
     command = [str(part) for part in ["explain", tmp_path / "p.png", *flags]]
     assert main(command) == 0
     monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)  # ten drawings are enough
     assert main([*command, "--compare", str(other)]) == 0
     steps = [f"bits-slice{k}-{part}.png" for k in range(5) for part in ("anchors", "non-anchors")]
-    expected = sorted(["bits.png", "receptive-field-slice2-anchors-1-2.png", *steps])
+    expected = sorted(["bits.png", "receptive-field-slice2-anchors-1-3.png", *steps])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
     assert capsys.readouterr().out.count("wrote ") == 2 * len(expected)
     assert Image.open(tmp_path / "out" / "bits.png").size[0] == 800
+
+
+def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)
+    for size, name in (((96, 128), "3-4"), ((128, 96), "4-3"), ((80, 80), "2-3")):
+        write_png(tmp_path / "p.png", picture(*size))
+        first, *_ = explain(checkpoint, tmp_path / "p.png", tmp_path)
+        assert first.name == f"receptive-field-slice4-non-anchors-{name}.png"
+    with pytest.raises(ArgumentError, match=r"position \(5, 0\) lies outside the latent of 5 x 5 cells"):
+        explain(checkpoint, tmp_path / "p.png", tmp_path, position=(5, 0))
 
 
 def test_explain_with_a_slice_that_is_not_there(checkpoint, tmp_path):

@@ -60,6 +60,7 @@ def run_from(site: Path, home: Path, **more: str) -> tuple[str, int]:
     run = [sys.executable, "-c", GIVE_UP, "-W", "ignore", "-c", CODE]
     out = subprocess.run(run, env=environment, cwd=site, capture_output=True, text=True, check=False)
     assert out.returncode == 0, out.stderr
+    sys.stderr.write(out.stderr)
     file, hits = re.findall(r'\["(.+)", (\d+)\]', out.stdout)[0]
     return file, int(hits)
 
@@ -81,6 +82,40 @@ def test_the_cache_goes_where_numba_is_told(read_only, tmp_path):
     cache = tmp_path / "cache"
     run_from(read_only, tmp_path / "no-home", NUMBA_CACHE_DIR=str(cache))
     assert list(cache.rglob("*.nbi"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gives up root's rights by a call of Linux")
+def test_kernels_work_where_nothing_can_be_written(read_only, capfd):
+    assert run_from(read_only, Path("/proc/none"))[1] == 0
+    assert capfd.readouterr().err.count("set NUMBA_CACHE_DIR") == 1  # and not once for each kernel
+
+
+PARTS = """
+from ssmctx import jit
+import part
+from part import NUMBER
+
+@jit.kernel(made_of=[part])
+def kept():
+    return NUMBER
+
+print(kept(), sum(kept.stats.cache_hits.values()))
+"""
+
+
+def test_a_kernel_is_compiled_again_when_another_file_that_it_is_made_of_changes(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # Python looks at the second in which a file was changed
+    (tmp_path / "whole.py").write_text(PARTS)
+
+    def run() -> str:
+        done = subprocess.run([sys.executable, tmp_path / "whole.py"], env=environment, capture_output=True, check=True)
+        return done.stdout.decode().strip()
+
+    (tmp_path / "part.py").write_text("NUMBER = 1")
+    assert [run(), run()] == ["1 0", "1 1"]
+    (tmp_path / "part.py").write_text("NUMBER = 2")
+    assert [run(), run()] == ["2 0", "2 1"]
 
 
 def test_the_package_says_that_it_is_typed():

@@ -4,7 +4,8 @@ import pytest
 import skimage.data
 import torch
 from mambaic.codec import PRESETS, VARIANTS, MambaIC
-from mambaic.images import psnr, to_float, to_pixels
+from mambaic.images import to_float, to_pixels
+from mambaic.measure import psnr
 from torch import nn
 
 

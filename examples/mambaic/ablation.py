@@ -77,7 +77,7 @@ class AblationPlan:
                 raise ArgumentError(f"{name} must name at least one, each once, got {list(values)}")
 
 
-class Run(NamedTuple):
+class Trained(NamedTuple):
     """A trained and evaluated variant of one seed: its curve over the lambdas, its RD loss at each, its steps."""
 
     curve: Curve
@@ -95,13 +95,13 @@ def ablate(plan: AblationPlan) -> str:
     """
     _check_settings(plan)
     todo = [(seed, variant) for seed in plan.seeds for variant in plan.variants]
-    runs: dict[tuple[int, str], Run] = {}
+    runs: dict[tuple[int, str], Trained] = {}
     for seed, variant in tqdm(todo, desc="ablate", unit="curve", dynamic_ncols=True):
         runs[seed, variant] = _run(plan, seed, variant)
     return _table(plan, runs)
 
 
-def _run(plan: AblationPlan, seed: int, variant: str) -> Run:
+def _run(plan: AblationPlan, seed: int, variant: str) -> Trained:
     """Train and evaluate one variant with one seed, or read what an earlier call left."""
     file = plan.out / f"{variant}-seed{seed}.json"
     if not file.is_file():
@@ -114,7 +114,7 @@ def _run(plan: AblationPlan, seed: int, variant: str) -> Run:
         content["meta"]["steps"] = fmean(steps)
         write_curve(file, content)
     curve = read_curve(file)
-    return Run(curve, _rd_losses(curve), curve.meta["steps"])
+    return Trained(curve, _rd_losses(curve), curve.meta["steps"])
 
 
 def _check_settings(plan: AblationPlan) -> None:
@@ -156,7 +156,7 @@ def _rd_losses(curve: Curve) -> list[float]:
     ]
 
 
-def _table(plan: AblationPlan, runs: dict[tuple[int, str], Run]) -> str:
+def _table(plan: AblationPlan, runs: dict[tuple[int, str], Trained]) -> str:
     rows = []
     for variant in plan.variants:
         mine = [runs[seed, variant] for seed in plan.seeds]
@@ -179,7 +179,7 @@ def _table(plan: AblationPlan, runs: dict[tuple[int, str], Run]) -> str:
     return markdown([*header, "kMAC/pixel", "steps", "encode ms", "decode ms"], rows)
 
 
-def _bd_rates(plan: AblationPlan, variant: str, runs: dict[tuple[int, str], Run]) -> list[float]:
+def _bd_rates(plan: AblationPlan, variant: str, runs: dict[tuple[int, str], Trained]) -> list[float]:
     """BD-rate of each seed against the anchor of the same seed; none where the curves do not allow one."""
     try:
         return [bd_rate(runs[seed, variant].curve, runs[seed, plan.anchor].curve).percent for seed in plan.seeds]

@@ -35,7 +35,8 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str = "psnr") -> BDRate:
     Raises:
         CurveError: fewer than 4 points, quality that does not grow with rate, no common range, or no such metric.
 
-    Example:
+    Examples:
+        >>> from mambaic.bdrate import bd_rate
         >>> from mambaic.curves import read_curve
         >>> round(bd_rate(read_curve("elic"), read_curve("vtm")).percent, 2)
         -7.02

@@ -18,8 +18,8 @@ from PIL import Image, features
 from torch import Tensor
 
 from mambaic.errors import EvaluationError
-from mambaic.images import as_pillow, find_images
-from mambaic.measure import facts, quality, read_scaled
+from mambaic.images import as_pillow, find_images, read_scaled
+from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
 from ssmctx.errors import ArgumentError

@@ -16,7 +16,8 @@ from mambaic.classical import CODECS, of_size
 from mambaic.errors import TrainingError
 from mambaic.figures import new_figure, plt, save_figure
 from mambaic.files import PictureCodec, compress_file
-from mambaic.images import psnr, read_image, write_png
+from mambaic.images import read_image, write_png
+from mambaic.measure import bits_per_pixel, psnr
 from mambaic.train import Point, TrainingPlan, train
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny-mse-0.0035.pt"
@@ -79,7 +80,7 @@ def demo(out: Path, checkpoint: Path) -> None:
 
 
 def _row(name: str, size: int, decoded: Tensor, original: Tensor) -> str:
-    bpp = 8 * size / (original.shape[1] * original.shape[2])
+    bpp = bits_per_pixel(size, *original.shape[1:])
     return f"{name:12}{size:>6}{bpp:>8.3f}{psnr(decoded, original):>7.2f} dB"
 
 
@@ -108,5 +109,5 @@ def _plot_side_by_side(pictures: dict[str, Tensor], path: Path) -> None:
         zoom.imshow(array[_DETAIL], interpolation="nearest")
         for axis in (whole, zoom):
             axis.axis("off")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110)  # with all colours, unlike `save_figure`: the photographs are what is looked at
     plt.close(figure)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mambaic.checkpoint import load_model, read_checkpoint
 from mambaic.files import PictureCodec, read_coded
-from mambaic.images import find_images, to_float
-from mambaic.measure import facts, quality, read_scaled
+from mambaic.images import find_images, read_scaled, to_float
+from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
 from mambaic.timing import PARTS, Stopwatch, stopwatch

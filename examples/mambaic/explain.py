@@ -19,7 +19,6 @@ def explain(
     out: Path,
     position: Sequence[int] | None = None,
     slice_index: int | None = None,
-    anchors: bool = False,
     compare: str | Path | None = None,
 ) -> list[Path]:
     """Draw receptive fields with and without window attention, and maps of bits.
@@ -28,9 +27,8 @@ def explain(
         checkpoint: of the codec.
         picture: file to look at.
         out: folder for the figures.
-        position: (row, column) of the latent; default its middle.
+        position: (row, column) of the latent; default a non-anchor in its middle.
         slice_index: the slice whose prediction is looked at; default the last.
-        anchors: look at the pass of the anchors, instead of the one after it.
         compare: checkpoint of a codec trained without window attention; default the same weights with it taken out.
 
     Returns:
@@ -46,9 +44,17 @@ def explain(
     slice_index = last if slice_index is None else slice_index
     if not 0 <= slice_index <= last:
         raise ArgumentError(f"there is no slice {slice_index}: the model has slices 0 to {last}")
-    step = slice_index * order.passes + (0 if anchors or order.passes == 1 else 1)
     maps = bit_maps(model, x)
-    row, column = (side // 2 for side in maps[0].bits.shape) if position is None else position
+    height, width = maps[0].bits.shape
+    if position is None:
+        row = height // 2
+        position = row, min(width - 1, width // 2 // 2 * 2 + (row + 1) % 2)
+    row, column = position
+    if not (0 <= row < height and 0 <= column < width):
+        raise ArgumentError(f"position ({row}, {column}) lies outside the latent of {height} x {width} cells")
+    first = slice_index * order.passes
+    coded = [bool(order.positions(step, (height, width))[row, column]) for step in range(first, first + order.passes)]
+    step = first + coded.index(True)
 
     other = model if compare is None else load_model(compare)
     label = "attention taken out" if compare is None else "trained without"

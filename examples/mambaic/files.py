@@ -11,6 +11,7 @@ from torch import Tensor
 from mambaic.codec import MambaIC, latent_sizes
 from mambaic.errors import DataError
 from mambaic.images import read_image, to_float, to_pixels, write_png
+from mambaic.measure import bits_per_pixel
 from ssmctx.entropy.container import CodedPicture, write_whole
 from ssmctx.entropy.fingerprint import fingerprint
 from ssmctx.entropy.numerics import scan_backend
@@ -85,7 +86,7 @@ def compress_file(
     if reconstruction is not None:
         write_png(reconstruction, codec.reconstruct(y_hat, picture.height, picture.width))
     size = Path(target).stat().st_size
-    return Written(size, 8 * size / (picture.height * picture.width))
+    return Written(size, bits_per_pixel(size, picture.height, picture.width))
 
 
 def read_coded(path: str | Path) -> CodedPicture:

@@ -14,7 +14,6 @@ from mambaic.errors import DataError
 from ssmctx.entropy.container import write_whole
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-MS_SSIM_MIN_SIDE = 161  # five scales of an 11x11 window
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 
 
@@ -50,6 +49,22 @@ def read_image(path: str | Path) -> Tensor:
         raise DataError(f"no file {path}: check the path") from None
     except _UNREADABLE as error:
         raise DataError(f"cannot read {path} as a picture ({error}): convert it to PNG or JPEG") from None
+
+
+def read_scaled(path: str | Path, scale: float) -> Tensor:
+    """A picture file as (3, H, W) uint8, made smaller by `scale` (Lanczos).
+
+    Raises:
+        DataError: the file is no picture, or nothing is left of it.
+    """
+    pixels = read_image(path)
+    if scale == 1:
+        return pixels
+    height, width = (round(scale * side) for side in pixels.shape[1:])
+    if min(height, width) < 1:
+        raise DataError(f"{path} has no pixel left at scale {scale}: choose a larger --scale")
+    smaller = as_pillow(pixels).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(smaller)).permute(2, 0, 1)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -99,9 +114,3 @@ def write_png(path: str | Path, pixels: Tensor) -> None:
     buffer = io.BytesIO()
     as_pillow(pixels).save(buffer, format="PNG")
     write_whole(path, buffer.getvalue())
-
-
-def psnr(a: Tensor, b: Tensor) -> float:
-    """Peak signal-to-noise ratio of uint8 pixels, in dB; infinite for equal ones."""
-    mse = (a.double() - b.double()).square().mean()
-    return float(10 * torch.log10(255**2 / mse))

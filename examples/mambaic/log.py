@@ -24,7 +24,7 @@ ROW_SECONDS = 10.0  # between rows of the table
 _PICTURES = 4  # crops of a batch that TensorBoard shows
 
 
-class Row(NamedTuple):
+class LogRow(NamedTuple):
     """Means over the steps since the row before; but `step`, `skipped` and `seconds` count from the start.
 
     `psnr` is in dB, `grad_norm` that before clipping, `data_share` the part of the time spent waiting for pictures.
@@ -112,7 +112,7 @@ class Log:
         run = self.run
         means = [fmean(column) for column in zip(*self._window, strict=True)]
         share = self._waited / max(run.seconds - self._seconds, 1e-9)
-        row = Row(run.step, *means, lr, len(run.skipped), share, run.seconds)
+        row = LogRow(run.step, *means, lr, len(run.skipped), share, run.seconds)
         csv.writer(self._file).writerow(f"{value:.6g}" if isinstance(value, float) else value for value in row)
         self._file.flush()
         if self._board is not None:
@@ -138,7 +138,7 @@ class Log:
 
 def _cut_table(path: Path, step: int) -> None:
     """Leave in the table its head and the rows up to `step`."""
-    kept = [list(Row._fields)]
+    kept = [list(LogRow._fields)]
     if step and path.is_file():
         kept += [
             row for row in csv.reader(io.StringIO(path.read_text())) if row[:1] != ["step"] and int(row[0]) <= step

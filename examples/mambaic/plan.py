@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mambaic.images import MS_SSIM_MIN_SIDE
+from mambaic.measure import MS_SSIM_MIN_SIDE
 from mambaic.schedule import SCHEDULES
 from ssmctx.errors import ArgumentError
 

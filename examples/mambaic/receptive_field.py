@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambaic.codec import MambaIC
 from ssmctx.entropy.numerics import coding_numerics
@@ -49,7 +49,7 @@ def receptive_field(
         attention: False takes the window attention out, with all other weights as they are.
 
     Raises:
-        ArgumentError: the position lies outside the latent, or the step reads none of it.
+        ArgumentError: the position lies outside the latent, is not coded by the step, or the step reads no latent.
 
     Source:
         MambaIC figures 7, A1 and A2 show attention maps; these are gradients, after Luo et al., 2016.
@@ -60,6 +60,10 @@ def receptive_field(
     row, column = position
     if not (0 <= row < height and 0 <= column < width):
         raise ArgumentError(f"position {position} lies outside the latent of {height} x {width} cells")
+    if not context.order.positions(step, (height, width))[row, column]:
+        raise ArgumentError(
+            f"step {step} does not code position {position}: choose a neighbour, or the slice's other step"
+        )
     y_hat = y_hat.requires_grad_()
     with coding_numerics(context), _attention(context, attention), torch.enable_grad():
         predicted = context(step, y_hat, side)
@@ -102,15 +106,22 @@ def _shown(model: MambaIC, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _attention(context: torch.nn.Module, present: bool) -> Iterator[None]:
+def _attention(context: nn.Module, present: bool) -> Iterator[None]:
     """Window attention is a residual branch: without it a module hands on what it got."""
-    modules = [] if present else [m for m in context.modules() if isinstance(m, WindowLocalAttention)]
-    handles = [m.register_forward_hook(lambda _module, arguments, _out: arguments[0]) for m in modules]
+    modules = [] if present else list(context.modules())
+    removed = [
+        (module, name, child)
+        for module in modules
+        for name, child in module.named_children()
+        if isinstance(child, WindowLocalAttention)
+    ]
+    for module, name, _ in removed:
+        setattr(module, name, nn.Identity())
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        for module, name, child in removed:
+            setattr(module, name, child)
 
 
 def _sensitivity(outputs: Tensor, y_hat: Tensor) -> Tensor | None:

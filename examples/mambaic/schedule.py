@@ -22,7 +22,8 @@ def rate_factor(schedule: str, step: int, progress: float, warmup: int = 0, mile
         warmup: steps of the rise.
         milestones: parts of the run.
 
-    Example:
+    Examples:
+        >>> from mambaic.schedule import rate_factor
         >>> [rate_factor("cosine", 100, p) for p in (0.0, 0.5, 1.0)]
         [1.0, 0.505, 0.01]
         >>> rate_factor("milestones", 100, 0.85, milestones=(0.8, 0.95))

@@ -38,7 +38,7 @@ def register() -> None:
     Raises:
         DuplicateNameError: one of the names stands for something else there.
 
-    Example:
+    Examples:
         >>> import ssmctx.compat.compressai
         >>> from compressai.registry import MODULES
         >>> context = MODULES["ssmctx.context.uneven"](M=60)

@@ -38,7 +38,7 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: it is of another model, or damaged; the message lists what does not fit.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.compat.released import convert_state_dict
         >>> from ssmctx.errors import CheckpointError
@@ -65,7 +65,7 @@ def load_released(source: str | os.PathLike[str] | Mapping[str, Any]) -> Release
         CheckpointError: the file cannot be read as weights only, or does not fit; the message lists what does not.
         OSError: there is no such file, or it cannot be opened.
 
-    Example:
+    Examples:
         >>> from ssmctx.compat.released import load_released
         >>> model = load_released("mambaic.pth.tar")  # doctest: +SKIP
         >>> coded = model.compress(x)  # doctest: +SKIP

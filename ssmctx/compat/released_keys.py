@@ -123,9 +123,15 @@ def released_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
     What a damaged or foreign state dict does not tell is that of the published checkpoint.
 
-    Example:
+    Args:
+        state_dict: released names to tensors, without `module.` prefixes.
+
+    Returns:
+        Keyword arguments, sizes by name.
+
+    Examples:
         >>> import torch
-        >>> from ssmctx.compat.released_keys import released_sizes
+        >>> from ssmctx.compat.released import released_sizes
         >>> released_sizes({"g_a.0.weight": torch.zeros(32, 3, 5, 5)})["N"]
         16
     """

@@ -42,7 +42,7 @@ class ReleasedMambaIC(SimpleVAECompressionModel):  # type: ignore[misc]  # compr
     Source:
         MambaIC section 3.2 and appendix C; the context as in `ReleasedContext`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.compat.released import ReleasedMambaIC
         >>> model = ReleasedMambaIC(N=8, M=10, depths=(0, 0, 0, 0), num_slices=2, hyper_channels=4, d_state=2).eval()

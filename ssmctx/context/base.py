@@ -18,6 +18,17 @@ class ContextModel(nn.Module):
 
     Args:
         order: the coding order that the model follows.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx import CodingOrder, ContextModel
+        >>> class Standard(ContextModel):
+        ...     def forward(self, step, y_hat, side, memo=None):
+        ...         mean = torch.zeros_like(y_hat[:, self.order.channels(step)])
+        ...         return mean, torch.ones_like(mean)
+        >>> mean, scale = Standard(CodingOrder([2, 1]))(0, torch.zeros(1, 3, 4, 5), torch.zeros(1, 6, 4, 5))
+        >>> mean.shape
+        torch.Size([1, 2, 4, 5])
     """
 
     def __init__(self, order: CodingOrder) -> None:

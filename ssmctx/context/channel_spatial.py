@@ -52,7 +52,7 @@ class ChannelSpatialContext(ContextModel):
         MambaIC section 3.2, equations 12-14, table A1; parts left out as in its tables 2, 3, 4 and A2. The head, two
         1x1 convolutions around a GELU, is ours: the paper gives its output only.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import ChannelSpatialContext
         >>> context = ChannelSpatialContext(M=20, num_slices=5)

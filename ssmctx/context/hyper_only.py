@@ -26,7 +26,7 @@ class HyperOnlyContext(ContextModel):
     Source:
         Minnen et al., 2018, without autoregression; MambaIC table 2, without the context model.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.context.hyper_only import HyperOnlyContext
         >>> mean, scale = HyperOnlyContext(6)(0, torch.zeros(1, 6, 2, 3), torch.randn(1, 12, 2, 3))

@@ -40,7 +40,8 @@ class CodingOrder:
     Source:
         MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021.
 
-    Example:
+    Examples:
+        >>> from ssmctx import CodingOrder
         >>> order = CodingOrder([2, 1])
         >>> order.num_steps, order.channels(3)
         (4, slice(2, 3, None))

@@ -60,7 +60,7 @@ class ReleasedContext(ContextModel):
         The published checkpoint of MambaIC, from a description. It also has weights that would predict mean and scale
         of the first slice and are not used; they are left out here.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.context.released import ReleasedContext
         >>> context = ReleasedContext(M=20, num_slices=5, d_state=2)

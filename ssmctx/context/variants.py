@@ -63,7 +63,7 @@ def elic_slices(M: int) -> list[int]:
     Raises:
         ArgumentError: M is below 20.
 
-    Example:
+    Examples:
         >>> from ssmctx.context.variants import elic_slices
         >>> elic_slices(320), elic_slices(60)
         ([16, 16, 32, 64, 192], [3, 3, 6, 12, 36])

@@ -66,7 +66,7 @@ class Coder(Protocol):
     Attributes:
         name: what the format is called in files and in the registry.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.coders import Coder
         >>> from ssmctx.entropy.rans import RansCoder

@@ -32,7 +32,7 @@ class ConstrictionCoder:
     Source:
         Bamler, Understanding entropy coding with asymmetric numeral systems, arXiv:2201.01741.
 
-    Example:
+    Examples:
         >>> from importlib.util import find_spec
         >>> from ssmctx.entropy.constriction_coder import ConstrictionCoder
         >>> find_spec("constriction") is None or ConstrictionCoder().encoder().finish() == bytes(8)

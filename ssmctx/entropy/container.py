@@ -59,7 +59,7 @@ class CodedPicture:
         backend: scan backend of the encoder, for information; "" where it is not known.
         float_bytes: width of the encoder's numbers, for information; 0 where it is not known.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.container import CodedPicture
         >>> strings = (b"y stream", b"z stream", b"guard")
         >>> picture = CodedPicture(b"8 bytes.", 30, 20, strings, b"four", (2, 2), (1, 1), "cpu", 4)
@@ -193,8 +193,20 @@ def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file completely or not at all: to a temporary file beside it, then by renaming.
 
     Args:
-        path: the file to make or replace.
+        path: the file to make or replace; its folder is made too.
         data: its content.
+
+    Raises:
+        OSError: the file cannot be written; one that was there is as it was.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from ssmctx.entropy.container import write_whole
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "new" / "file", b"all of it")
+        ...     (Path(folder) / "new" / "file").read_bytes()
+        b'all of it'
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def fingerprint(model: nn.Module) -> bytes:
     Returns:
         8 bytes.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from ssmctx.entropy.fingerprint import fingerprint
         >>> layer = nn.Linear(2, 3)

@@ -52,7 +52,7 @@ def scale_levels(like: Tensor) -> Tensor:
 def scale_index(scale: Tensor) -> Tensor:
     """Index of the tabled scale that is nearest on a log axis; int64, the shape of `scale`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.entropy.gaussian import scale_index
         >>> scale_index(torch.tensor([-3.0, 0.11, 0.12, 1e9])).tolist()
@@ -76,7 +76,7 @@ def gaussian_likelihood(residual: Tensor, scale: Tensor) -> Tensor:
     Source:
         MambaIC section 3.1, equation 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.entropy.gaussian import gaussian_likelihood
         >>> gaussian_likelihood(torch.tensor([0.0]), torch.tensor([0.11]))

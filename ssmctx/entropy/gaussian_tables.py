@@ -27,7 +27,7 @@ _TOTAL = 1 << 16
 def gaussian_tables() -> CodingTables:
     """Tables of the 64 scales: row i codes residuals of standard deviation `level_values()[i]`.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.gaussian_tables import gaussian_tables
         >>> tables = gaussian_tables()
         >>> tables.cdfs[0, :5].tolist(), tables.offsets[:3].tolist(), tables.fingerprint().hex()
@@ -76,7 +76,7 @@ def quantise(pmf: NDArray[np.float64]) -> NDArray[np.int32]:
         As CompressAI's `pmf_to_quantized_cdf`: round, scale to the total, leave the rest to the escape, and where an
         interval is empty take from the smallest that can give.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.gaussian_tables import quantise
         >>> quantise(np.array([0.5, 0.25, 0.25, 0.0])).tolist()

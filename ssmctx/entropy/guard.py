@@ -84,7 +84,7 @@ class Guard:
         places: elements near a border, by number in coding order, increasing, (n,) int64.
         upper: whether the row of each is the one above its border, (n,) bool.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.entropy.guard import Guard, guard_scales
         >>> rows, guard = guard_scales(torch.rand(5000), 2.0**-14, checksums=(7, 65535))

@@ -67,7 +67,9 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
     Source:
         MambaIC sections 3.1 and 3.2, appendix C.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from ssmctx import MambaICEntropyModel
         >>> model = MambaICEntropyModel(M=20, hyper_channels=12, N=8).eval()
         >>> _ = model.update()
         >>> y = torch.randn(1, 20, 5, 7)

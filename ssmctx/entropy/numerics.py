@@ -19,7 +19,7 @@ __all__ = ["coding_numerics", "evaluation_mode", "scan_backend"]
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for the while; afterwards every submodule is in the mode that it was in.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.entropy.numerics import evaluation_mode
         >>> layers = torch.nn.Sequential(torch.nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5))
@@ -49,7 +49,7 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
     Raises:
         ArgumentError: the module's weights are narrower than float32.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.entropy.numerics import coding_numerics
         >>> layer = torch.nn.Dropout(0.5).train()

@@ -25,7 +25,7 @@ class RansCoder:
     Source:
         CompressAI's `compressai.ans`; `ssmctx.entropy.rans_kernels` says how it works.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.rans import RansCoder
         >>> from ssmctx.entropy.tables import CodingTables

@@ -20,6 +20,8 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ssmctx.jit import kernel
+
 __all__ = ["MALFORMED", "SHORT", "decode", "encode"]
 
 SHORT, MALFORMED = 1, 2
@@ -32,7 +34,6 @@ _u32, _u64, _i64 = np.uint32, np.uint64, np.int64
 _LOWER = np.uint64(1 << 31)
 
 _INLINE: dict[str, Any] = {"inline": "always"}
-_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "boundscheck": False}
 
 
 def _inputs(dtype: Any, dimensions: int = 1) -> Any:
@@ -67,7 +68,7 @@ def _put_groups(x, position, words, value):
     return x, position
 
 
-@njit(
+@kernel(
     types.boolean(
         _inputs(types.int16),
         _inputs(types.uint16),
@@ -76,7 +77,7 @@ def _put_groups(x, position, words, value):
         types.uint32[::1],
         types.uint64[::1],
     ),
-    **_KERNEL,
+    boundscheck=False,
 )
 def encode(symbols, indexes, rows, divisors, words, state):
     """Push symbols, the last one first, each with the row that its index names.
@@ -121,7 +122,7 @@ def _refill(x, position, words):
     return x, position
 
 
-@njit(
+@kernel(
     types.int64(
         _inputs(types.uint32),
         _inputs(types.uint16),
@@ -132,7 +133,7 @@ def _refill(x, position, words):
         types.int16[::1],
         types.uint64[::1],
     ),
-    **_KERNEL,
+    boundscheck=False,
 )
 def decode(words, indexes, rows, intervals, starts, numbers, symbols, state):
     """Pop one symbol an index; 0, or `SHORT` or `MALFORMED`, and then the state is as it was.

@@ -20,7 +20,7 @@ def pack_places(places: NDArray[np.int64], marks: NDArray[np.bool_], total: int)
     Source:
         Rice and Plaunt, Adaptive variable-length coding, 1971.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.rice import pack_places, unpack_places
         >>> data = pack_places(np.array([3, 1000]), np.array([True, False]), 2000)

@@ -22,7 +22,7 @@ class StoredTables(nn.Module):
     Args:
         tables: the tables of a new model.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.gaussian_tables import gaussian_tables
         >>> from ssmctx.entropy.stored_tables import StoredTables
         >>> stored = StoredTables(gaussian_tables())

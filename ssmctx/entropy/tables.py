@@ -63,7 +63,7 @@ class CodingTables:
     Source:
         The tables of CompressAI's entropy models: `_quantized_cdf`, `_cdf_length`, `_offset`.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.tables import CodingTables
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
         >>> tables.cdfs.shape, tables.fingerprint().hex()
@@ -90,7 +90,7 @@ class CodingTables:
         Raises:
             ArgumentError: see the class; also a row that holds fewer entries than its length.
 
-        Example:
+        Examples:
             >>> from ssmctx.entropy.tables import CodingTables
             >>> CodingTables.from_lists([[0, 9, 65536], [0, 1, 2, 65536]], [3, 4], [0, -1]).cdfs.tolist()
             [[0, 9, 65536, 0], [0, 1, 2, 65536]]
@@ -175,10 +175,24 @@ class CodingTables:
 
 
 def check_indexes(indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.uint16]:
-    """Indexes as the coders take them; the same memory where that is possible.
+    """Check indexes for a coder.
+
+    Args:
+        indexes: the table row of each symbol.
+        tables: that have these rows.
+
+    Returns:
+        The indexes as uint16; the same memory where that is possible.
 
     Raises:
         ArgumentError: not a 1-D array of uint8 or uint16, an index without a row, or not `CodingTables`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ssmctx.entropy.tables import CodingTables, check_indexes
+        >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
+        >>> check_indexes(np.zeros(3, np.uint8), tables)
+        array([0, 0, 0], dtype=uint16)
     """
     if not isinstance(tables, CodingTables):
         raise ArgumentError(f"tables must be CodingTables, got {type(tables).__name__}")
@@ -191,7 +205,20 @@ def check_indexes(indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.uin
 
 
 def check_symbols(symbols: NDArray[np.int16], indexes: NDArray[Any]) -> None:
-    """Refuse symbols that are not a 1-D int16 array of as many elements as indexes (ArgumentError)."""
+    """Check symbols for a coder.
+
+    Args:
+        symbols: to be coded.
+        indexes: as `check_indexes` takes them.
+
+    Raises:
+        ArgumentError: not a 1-D array of int16, or not one symbol an index.
+
+    Examples:
+        >>> import numpy as np
+        >>> from ssmctx.entropy.tables import check_symbols
+        >>> check_symbols(np.array([0, -1], np.int16), np.zeros(2, np.uint8))
+    """
     if not isinstance(symbols, np.ndarray) or symbols.dtype != np.int16 or symbols.ndim != 1:
         raise ArgumentError(f"symbols must be a 1-D array of int16, got {_describe(symbols)}")
     if symbols.size != indexes.size:

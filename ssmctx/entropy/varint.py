@@ -12,7 +12,7 @@ _LONGEST = 5
 def put_varint(value: int) -> bytes:
     """The bytes of a number from 0 to 2^35 - 1; all but the last have their top bit set.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.varint import put_varint
         >>> put_varint(5).hex(), put_varint(768).hex()
         ('05', '8006')
@@ -36,7 +36,7 @@ def take_varint(data: bytes, place: int, what: str) -> tuple[int, int]:
     Raises:
         CorruptStreamError: the data ends within the number, it is longer than 5 bytes, or longer than it needs to be.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.varint import take_varint
         >>> take_varint(bytes.fromhex("ff8006"), 1, "width")
         (768, 3)

@@ -23,7 +23,9 @@ def join_bands(bands: Iterable[Sequence[Tensor]], height: int) -> list[Tensor]:
     Returns:
         The tensors (batch, height, W, ...).
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from ssmctx.layers.bands import join_bands
         >>> rows = torch.arange(6.).view(1, 3, 2)
         >>> join_bands([[rows[:, :1]], [rows[:, 1:]]], 3)[0].equal(rows)
         True

@@ -15,7 +15,7 @@ __all__ = ["CheckerboardConv2d", "checkerboard_taps"]
 def checkerboard_taps(kernel_size: int) -> Tensor:
     """Boolean (kernel_size, kernel_size): the taps at an odd distance, rows plus columns, from the centre.
 
-    Example:
+    Examples:
         >>> from ssmctx.layers.checkerboard import checkerboard_taps
         >>> checkerboard_taps(3).int().tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
@@ -46,7 +46,7 @@ class CheckerboardConv2d(nn.Conv2d):
     Source:
         He et al., 2021 (checkerboard context); as MambaIC's released layout has it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.checkerboard import CheckerboardConv2d
         >>> CheckerboardConv2d(4, 8)(torch.randn(1, 4, 3, 7)).shape

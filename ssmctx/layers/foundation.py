@@ -51,7 +51,7 @@ class ConvBlock(nn.Module):
         MambaIC tables 3 and A2, which name no more than "CNN"; residual blocks as in most codecs since Cheng et al.,
         2020.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.foundation import ConvBlock
         >>> ConvBlock(8)(torch.randn(1, 8, 5, 7)).shape
@@ -95,7 +95,7 @@ class TransformerBlock(nn.Module):
         grid whose border windows are padded and masked is the same sum as rolling the picture and masking what wrapped
         round.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.foundation import TransformerBlock
         >>> TransformerBlock(8)(torch.randn(1, 8, 5, 17)).shape

@@ -33,7 +33,7 @@ class ResidualUnit(nn.Module):
     Source:
         Cheng et al., 2020 (residual units of the attention module); as MambaIC's released layout has it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.gated_attention import ResidualUnit
         >>> ResidualUnit(8)(torch.randn(1, 8, 3, 5)).shape
@@ -81,7 +81,7 @@ class GatedAttention(nn.Module):
     Source:
         Zou et al., 2022 (window attention module) after Cheng et al., 2020; as MambaIC's released layout has it.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.gated_attention import GatedAttention
         >>> GatedAttention(10, width=32)(torch.randn(1, 10, 5, 9)).shape

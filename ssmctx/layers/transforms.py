@@ -38,7 +38,8 @@ def analysis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     Source:
         MambaIC section 3.2 and appendix C.
 
-    Example:
+    Examples:
+        >>> import torch
         >>> from ssmctx.layers.transforms import analysis_transform
         >>> analysis_transform(8, 5, lambda stage: [])(torch.zeros(1, 3, 32, 48)).shape
         torch.Size([1, 5, 2, 3])
@@ -69,7 +70,8 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     Source:
         MambaIC section 3.2 and appendix C.
 
-    Example:
+    Examples:
+        >>> import torch
         >>> from ssmctx.layers.transforms import synthesis_transform
         >>> synthesis_transform(8, 5, lambda stage: [])(torch.zeros(1, 5, 2, 3)).shape
         torch.Size([1, 3, 32, 48])

@@ -43,10 +43,20 @@ class SS2D(nn.Module):
         scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
 
     Shape:
-        (batch, H, W, d_inner) to the same.
+        (batch, H, W, d_inner) to the same, any H and W of at least 1.
+
+    Raises:
+        ArgumentError: a size below 1.
+        UnknownNameError: an unknown backend.
 
     Source:
         MambaIC section 3.2, figure 2b; initialisation as in Mamba (Gu and Dao, 2023).
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.layers import SS2D
+        >>> SS2D(d_inner=8, dt_rank=1)(torch.randn(2, 7, 5, 8)).shape
+        torch.Size([2, 7, 5, 8])
     """
 
     def __init__(self, d_inner: int, dt_rank: int, d_state: int = 16, scan_backend: str = "auto") -> None:
@@ -66,12 +76,9 @@ class SS2D(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Initialise as Mamba does."""
-        nn.init.uniform_(
-            self.x_proj_weight, -(self.x_proj_weight.shape[-1] ** -0.5), self.x_proj_weight.shape[-1] ** -0.5
-        )
-        bound = (
-            math.sqrt(3) * self.dt_rank**-0.5
-        )  # a uniform distribution of this bound has standard deviation dt_rank^-0.5
+        bound = self.x_proj_weight.shape[-1] ** -0.5
+        nn.init.uniform_(self.x_proj_weight, -bound, bound)
+        bound = math.sqrt(3) * self.dt_rank**-0.5  # its uniform distribution has standard deviation dt_rank^-0.5
         nn.init.uniform_(self.dt_proj_weight, -bound, bound)
         dt = torch.empty_like(self.dt_bias).uniform_(math.log(_DT_MIN), math.log(_DT_MAX)).exp()
         self.dt_bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
@@ -121,7 +128,9 @@ class VSSBlock(nn.Module):
     Source:
         MambaIC section 3.2, figure 2b; dt_rank = ceil(dim / 16).
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from ssmctx import VSSBlock
         >>> VSSBlock(32)(torch.randn(2, 32, 7, 5)).shape
         torch.Size([2, 32, 7, 5])
     """

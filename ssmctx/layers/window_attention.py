@@ -23,8 +23,7 @@ class WindowLocalAttention(nn.Module):
     (q, k, v) = W\,\mathrm{LN}(x) $$
 
     inside each window; b is a table per head, indexed by the (row, column) offset from key to query. Windows at the
-    border are padded and the
-    padding is masked out, so that a picture of any size attends to its own positions only.
+    border are padded and the padding is masked out, so that a picture of any size attends to its own positions only.
 
     Args:
         dim: channels of the picture.
@@ -42,7 +41,9 @@ class WindowLocalAttention(nn.Module):
     Source:
         MambaIC section 3.2, equation 13, figure 3b. The LayerNorm is ours: the paper names none.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from ssmctx import WindowLocalAttention
         >>> WindowLocalAttention(64)(torch.randn(1, 64, 13, 1)).shape
         torch.Size([1, 64, 13, 1])
     """

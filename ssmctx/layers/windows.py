@@ -22,7 +22,7 @@ class WindowGrid:
         size: side of a window.
         before: positions by which the first windows stick out above and to the left, less than `size`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.layers.windows import WindowGrid
         >>> grid = WindowGrid(height=3, width=5, size=4)

@@ -36,6 +36,12 @@ class Backend:
         dtypes: that it computes in; None for all of float32 and wider.
         max_states: largest N.
         low_rank: whether it multiplies low-rank step sizes out itself, so that they never exist whole.
+
+    Examples:
+        >>> from ssmctx import registry
+        >>> backend = registry.scan_backends.create("torch")
+        >>> backend.name, backend.unavailable()
+        ('torch', None)
     """
 
     name: str
@@ -106,7 +112,8 @@ def _fastest(device: torch.device, dtype: torch.dtype, states: int) -> Backend:
 def backends() -> None:
     """Print a table of the scan backends: name, whether it can run here, and why not.
 
-    Example:
+    Examples:
+        >>> from ssmctx import backends
         >>> backends()  # doctest: +ELLIPSIS
         name       available  why not
         cpu        yes

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from ssmctx.jit import kernel
+from ssmctx.scan import cpu_sizes, cpu_tiles, simd
 from ssmctx.scan.cpu_sizes import CHUNK, LANES, TILE
 from ssmctx.scan.cpu_tiles import (
     add,
@@ -32,7 +34,11 @@ from ssmctx.scan.simd import WIDTH
 __all__ = ["scan_backward", "scan_forward"]
 
 _INLINE: dict[str, Any] = {"inline": "always"}
-_KERNEL: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "boundscheck": False}
+_KERNEL: dict[str, Any] = {
+    "made_of": (cpu_sizes, cpu_tiles, simd),
+    "error_model": "numpy",
+    "boundscheck": False,
+}
 
 
 @njit(**_INLINE)
@@ -77,7 +83,7 @@ def _parameters(A2, D, bias, weight, k, c0, width, A, skip, shift, part):
             part[j, r] = weight[k, j, np.uintp(c0 + r)]
 
 
-@njit(**_KERNEL)
+@kernel(**_KERNEL)
 def scan_forward(u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, parts, first, stride, v, last):
     """Scan some tasks; writes their part of v (parts * batch, L, 1, d) and of last (batch, K, d, N).
 
@@ -144,7 +150,7 @@ def scan_forward(u, raw, weight, A2, B, C, D, bias, h0, walks, softplus, parts, 
                     last[b, k, np.uintp(c0 + r), n] = h[n, r]
 
 
-@njit(**_KERNEL)
+@kernel(**_KERNEL)
 def scan_backward(
     dv,
     dlast,

@@ -19,7 +19,8 @@ def scan_order(height: int, width: int, directions: Sequence[str] = DIRECTIONS) 
     Returns:
         int64 tensor (height * width, number of directions).
 
-    Example:
+    Examples:
+        >>> from ssmctx.scan.directions import scan_order
         >>> scan_order(2, 3, ["row", "column-reversed"]).T.tolist()
         [[0, 1, 2, 3, 4, 5], [5, 2, 4, 1, 3, 0]]
     """

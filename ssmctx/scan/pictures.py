@@ -61,8 +61,9 @@ def cross_selective_scan(
     Source:
         MambaIC section 3.1, equations 7-9, and section 3.2 (SS2D); Mamba (Gu and Dao, 2023), algorithm 2.
 
-    Example:
+    Examples:
         >>> import torch
+        >>> from ssmctx.scan import cross_selective_scan
         >>> u = torch.randn(1, 4, 5, 8); x = torch.randn(1, 4, 5, 4, 8); bc = torch.randn(1, 4, 5, 4, 16)
         >>> A = -torch.ones(4, 8, 16); D = torch.ones(4, 8)
         >>> cross_selective_scan(u, x, A, bc, bc, D, D).shape

@@ -97,7 +97,9 @@ def selective_scan(
     Source:
         Mamba (Gu and Dao, 2023), algorithm 2; MambaIC section 3.1, equations 7-9.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from ssmctx.scan import selective_scan
         >>> u = torch.randn(2, 8, 100); B = torch.randn(2, 16, 100)
         >>> selective_scan(u, torch.rand(2, 8, 100), -torch.rand(8, 16), B, B).shape
         torch.Size([2, 8, 100])

@@ -4,8 +4,6 @@ Loops over arrays leave it to the compiler what stays in registers, and it keeps
 decorated with `vectors` is run once, while a kernel is compiled: its `Array`s and `Vector`s write the instructions,
 Python's own loops are unrolled, and what `Builder.loop` carries round stays in registers. On processors with shorter
 vectors LLVM splits them.
-
-numba's cache on disk sees changes of the kernels' own file only: touch it when this one changes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class LawBroken(AssertionError):  # noqa: N818 - it says what happened to the la
         found: what was found: the step, the element, by how much.
         cause: what usually causes it; may be empty.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import LawBroken
         >>> print(LawBroken("real bits", "8000 real bits, 7000 estimated", "the estimate forgets z"))
         real bits: 8000 real bits, 7000 estimated
@@ -78,7 +78,7 @@ def difference(actual: Tensor, expected: Tensor, tolerance: float = 0.0) -> str 
         expected: the other.
         tolerance: largest absolute difference that is none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.testing.broken import difference
         >>> difference(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[1.0, 2.5, 3.0]]))

@@ -36,7 +36,7 @@ class Latent:
         kind: of `LATENTS`.
         scale: standard deviation of the noise.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import Latent
         >>> Latent(4, 3, 5, seed=7).tensor().shape
         torch.Size([1, 4, 3, 5])
@@ -80,7 +80,7 @@ class Picture:
         seed: of its values.
         channels: of it.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import Picture
         >>> Picture(64, 96).tensor().shape
         torch.Size([1, 3, 64, 96])
@@ -118,7 +118,7 @@ class ScanCase:
         dt_shift: added to the step sizes; -12 makes memory long, 6 makes it short.
         seed: of the values.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import ScanCase
         >>> ScanCase(height=2, width=3, channels=5).tensors()["dt_raw"].shape
         torch.Size([1, 2, 3, 4, 5])
@@ -167,7 +167,7 @@ class Corruption:
         place: how many bytes to keep ("cut"), which bit to flip ("flip"), the seed of the bytes ("noise" and
             "extend"), how many streams further to take from ("swap"); counts round.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import Corruption
         >>> Corruption("cut", stream=1, place=2).apply([[b"stream of y"], [b"of z"]])
         [[b'stream of y'], [b'of']]
@@ -206,7 +206,16 @@ class Corruption:
 
 
 def corruptions_of(strings: Any) -> list[Corruption]:
-    """A dozen corruptions of each stream: cuts and flips from its beginning to its end, and one of each other kind."""
+    """A dozen corruptions of each stream: cuts and flips from its beginning to its end, and one of each other kind.
+
+    Args:
+        strings: streams, nested as a codec nests them.
+
+    Examples:
+        >>> from ssmctx.testing import corruptions_of
+        >>> [damage.kind for damage in corruptions_of([[b"y"]])]
+        ['flip', 'flip', 'flip', 'empty', 'noise', 'swap', 'extend']
+    """
     found = []
     for number, data in enumerate(streams(strings)):
         size = len(data)

@@ -110,7 +110,7 @@ def streams(strings: Any) -> list[bytes]:
     Raises:
         ArgumentError: something else than bytes, lists, tuples and dicts.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing.contract import streams
         >>> streams([[b"y"], {"z": [b"z0", b"z1"]}])
         [b'y', b'z0', b'z1']
@@ -144,7 +144,7 @@ def of_picture(strings: Any, picture: int, batch: int, law: str) -> Any:
     Raises:
         LawBroken: an innermost list does not have one stream a picture.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing.contract import of_picture
         >>> of_picture([[b"y0", b"y1"], [b"z0", b"z1"]], 1, 2, "round trip")
         [[b'y1'], [b'z1']]
@@ -166,7 +166,16 @@ def of_picture(strings: Any, picture: int, batch: int, law: str) -> Any:
 
 
 def count_bits(strings: Any) -> int:
-    """Bits in all streams: 8 * the bytes, whatever they are nested in."""
+    """Bits in all streams: 8 * the bytes.
+
+    Args:
+        strings: streams, whatever they are nested in.
+
+    Examples:
+        >>> from ssmctx.testing import count_bits
+        >>> count_bits([[b"four", b"two"], [b""]])
+        56
+    """
     return 8 * sum(len(stream) for stream in streams(strings))
 
 
@@ -181,6 +190,18 @@ def update_tables(codec: Any) -> None:
     """Build a codec's coding tables anew: its own `update(force=True)`, or that of each part that has one.
 
     A bare latent codec of CompressAI has no `update`; its entropy models get what `CompressionModel.update` gives.
+
+    Args:
+        codec: a model or latent codec; or what holds one.
+
+    Examples:
+        >>> from compressai.entropy_models import EntropyBottleneck
+        >>> from compressai.latent_codecs import EntropyBottleneckLatentCodec
+        >>> from ssmctx.testing import update_tables
+        >>> codec = EntropyBottleneckLatentCodec(entropy_bottleneck=EntropyBottleneck(2))
+        >>> update_tables(codec)
+        >>> codec.entropy_bottleneck.quantized_cdf.shape[0]
+        2
     """
     if callable(getattr(codec, "update_scale_table", None)):
         levels = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS)

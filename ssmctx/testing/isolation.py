@@ -57,7 +57,7 @@ def run_each(
         seconds: that each may take.
         memory_bytes: address space that the child may take beyond what this process has.
 
-    Example:
+    Examples:
         >>> import os, time
         >>> from ssmctx.testing.isolation import run_each
         >>> crash, hang = lambda: os.abort(), lambda: time.sleep(60)

@@ -69,7 +69,7 @@ class Check:
 def registered_checks() -> Iterator[Check]:
     """Every law on every registered component, those of other packages' entry points included.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing.registered import registered_checks
         >>> checks = list(registered_checks())
         >>> [check.law for check in checks if check.name == "window-attention"]

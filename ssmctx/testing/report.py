@@ -112,20 +112,20 @@ def run_laws(
     trained: bool = False,
     **options: Any,
 ) -> list[Verdict]:
-    """Every law of a codec; see `codec_laws` for the arguments.
+    """Try every law on a codec.
 
     Args:
-        factory: makes the codec.
-        make_input: makes what it codes.
-        size: at which most laws are tried.
-        sizes: at which "any size" is.
+        factory: makes the codec, an nn.Module; its tables are built here.
+        make_input: make_input(height, width) gives a batch of one, latent or picture.
+        size: at which all laws but "any size" are tried.
+        sizes: at which that one is.
         trained: whether the factory's codec is trained for such input, so that "real bits" is owed.
-        options: `tolerance`, `errors`, `may_decode`.
+        options: `tolerance`, see `assert_round_trip`; `errors` and `may_decode`, see `assert_rejects_corruption`.
 
     Returns:
         A verdict a law.
 
-    Example:
+    Examples:
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.testing import Latent, run_laws
         >>> verdicts = run_laws(
@@ -150,7 +150,7 @@ def print_report(verdicts: Iterable[Verdict], title: str = "") -> bool:
     Returns:
         Whether no law is broken.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import Verdict, print_report
         >>> verdicts = [Verdict("round trip", "holds", 0.25), Verdict("real bits", "BROKEN", 1.0, "90 bits, not 80")]
         >>> _ = print_report(verdicts)

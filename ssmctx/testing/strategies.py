@@ -2,6 +2,19 @@
 
 Each draws whole numbers and names into a case of `ssmctx.testing.cases`, so that what hypothesis prints is one line
 to replay. The defaults are the widest domains that the laws promise; arguments narrow them.
+
+Examples:
+    >>> from hypothesis import given
+    >>> from ssmctx import MambaICEntropyModel
+    >>> from ssmctx.testing import assert_round_trip, update_tables
+    >>> from ssmctx.testing.strategies import latents, law_settings
+    >>> model = MambaICEntropyModel(M=4, num_slices=2, hyper_channels=4, N=2).eval()
+    >>> update_tables(model)
+    >>> @law_settings()
+    ... @given(latents(channels=4, largest=3))
+    ... def law(case):
+    ...     assert_round_trip(model, case.tensor())
+    >>> law()
 """
 
 from __future__ import annotations
@@ -56,7 +69,7 @@ def law_settings() -> settings:
     Raises:
         ArgumentError: the variable names no profile.
 
-    Example:
+    Examples:
         >>> import os
         >>> from ssmctx.testing.strategies import law_settings
         >>> os.environ["SSMCTX_TESTING_PROFILE"] = "dev"
@@ -112,7 +125,13 @@ def latents(
 
 
 def pictures(largest: int = 192, multiple: int = 1, most: int = 2) -> st.SearchStrategy[Picture]:
-    """Pictures, in batches; arguments as for `latents`."""
+    """Pictures, in batches.
+
+    Args:
+        largest: side, in pixels.
+        multiple: that both sides are of.
+        most: pictures a batch.
+    """
     return st.builds(
         Picture,
         height=_side(largest, multiple),
@@ -133,7 +152,11 @@ def slicings(largest: int = 12, most: int = 5) -> st.SearchStrategy[list[int]]:
 
 
 def steps(num_steps: int) -> st.SearchStrategy[int]:
-    """Coding steps: a slice and a parity each."""
+    """Coding steps: a slice and a parity each.
+
+    Args:
+        num_steps: how many there are.
+    """
     return st.integers(0, num_steps - 1)
 
 

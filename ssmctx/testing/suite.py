@@ -43,7 +43,7 @@ class CodecLaws:
         trained: whether the codec is trained, so that its real bits must be those it estimates.
         threads: of torch while a law is tried; None leaves them. Small codecs run many times faster on one.
 
-    Example:
+    Examples:
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.testing.suite import CodecLaws
         >>> class TestMine(CodecLaws):

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> None:
     """Evaluate, print a table for each checkpoint, write the JSON."""
     from mambaic.curves import write_curve
     from mambaic.evaluate import evaluate
+    from mambaic.measure import MS_SSIM_MIN_SIDE
     from mambaic.results import table
 
     where = {"device": options.device, "jobs": options.jobs, "scale": options.scale}
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     for point, name in enumerate(content["meta"]["checkpoints"]):
         print(f"{name}\n{table(content, point)}\n")
     if "ms-ssim-rgb" not in content["results"]:
-        print("no mean MS-SSIM: it needs pictures of at least 161 pixels a side")
+        print(f"no mean MS-SSIM: it needs pictures of at least {MS_SSIM_MIN_SIDE} pixels a side")
     if options.json is not None:
         write_curve(options.json, content)
         print(f"wrote {options.json}")

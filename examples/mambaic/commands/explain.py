@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.types import index
+from mambaic.commands.types import whole
 
 NAME = "explain"
 HELP = "draw what the context model looks at, with and without window attention, and where the bits go"
@@ -22,10 +22,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("picture", type=Path, help="picture to look at; half a megapixel or less is quick and legible")
     add("--checkpoint", type=Path, required=True, help="what `train` wrote")
     add("--out", type=Path, default=Path("explained"), help="folder for the PNG files")
-    add("--at", type=index, nargs=2, metavar=("ROW", "COLUMN"), default=None, dest="position",
-        help="position in the latent, whose cells are 16 pixels wide; default its middle")  # fmt: skip
-    add("--slice", type=index, default=None, dest="slice_index", help="slice that is predicted; default the last")
-    add("--anchors", action="store_true", help="look at the pass of the anchors, not at the one after it")
+    add("--at", type=whole, nargs=2, metavar=("ROW", "COLUMN"), default=None, dest="position",
+        help="position in the latent, whose cells are 16 pixels wide; an anchor where row + column is even; default a "
+        "non-anchor in its middle")  # fmt: skip
+    add("--slice", type=whole, default=None, dest="slice_index", help="slice that is predicted; default the last")
     add("--compare", type=Path, default=None, help="checkpoint trained with --variant context-no-wla; default the same "
         "weights with the attention taken out")  # fmt: skip
 

@@ -6,7 +6,7 @@ import argparse
 import math
 from pathlib import Path
 
-from mambaic.commands.types import count, count_or_none, positive
+from mambaic.commands.types import count, positive, whole
 
 NAME, HELP = "train", "train a codec on a folder of pictures"
 EXAMPLES = """examples:
@@ -59,17 +59,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--schedule", default="constant", help="of the learning rate: constant, milestones or cosine")
     milestones = "parts of the run after each of which the rate drops to a tenth (default: 0.8 0.95)"
     add("--milestones", type=float, nargs="+", default=argparse.SUPPRESS, help=milestones, metavar="PART")
-    add("--warmup", type=count_or_none, default=0, help="steps over which the learning rate rises")
+    add("--warmup", type=whole, default=0, help="steps over which the learning rate rises")
     add("--clip", type=positive, default=1.0, help="largest norm of the gradient")
     add("--ema", type=float, help="average the weights with this decay, say 0.999, and code with the average")
-    add("--max-skipped", type=count_or_none, default=10, help="batches of 100 that may be skipped as not finite")
-    add("--seed", type=count_or_none, default=0, help="seed of weights, crops and noise")
+    add("--max-skipped", type=whole, default=10, help="batches of 100 that may be skipped as not finite")
+    add("--seed", type=whole, default=0, help="seed of weights, crops and noise")
 
     add = parser.add_argument_group("machine").add_argument
     add("--precision", help="no, bf16 or fp16 (default: as launched, else no)")
     add("--cpu", action="store_true", help="leave a GPU alone")
-    add("--workers", type=count_or_none, help="processes that load pictures (default: 0 on a CPU, up to 8 a GPU)")
-    add("--cache-mb", type=count_or_none, default=1024, help="memory for decoded pictures, in each process")
+    add("--workers", type=whole, help="processes that load pictures (default: 0 on a CPU, up to 8 a GPU)")
+    add("--cache-mb", type=whole, default=1024, help="memory for decoded pictures, in each process")
     add("--logdir", type=Path, help="folder for TensorBoard")
 
 

@@ -18,7 +18,7 @@ def count(text: str) -> int:
     return _at_least(1, text)
 
 
-def count_or_none(text: str) -> int:
+def whole(text: str) -> int:
     """A whole number of at least 0."""
     return _at_least(0, text)
 
@@ -27,14 +27,6 @@ def _at_least(least: int, text: str) -> int:
     value = int(text)
     if value < least:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
-    return value
-
-
-def index(text: str) -> int:
-    """A whole number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text}")
     return value
 
 

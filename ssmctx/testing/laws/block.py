@@ -41,7 +41,7 @@ def assert_block(
     Raises:
         LawBroken: one of these fails; the message names it and the size.
 
-    Example:
+    Examples:
         >>> from ssmctx import WindowLocalAttention
         >>> from ssmctx.testing import assert_block
         >>> assert_block(WindowLocalAttention(8, window_size=4), 8)

@@ -48,7 +48,7 @@ def assert_causal(context: Any, y_hat: Tensor, side: Tensor, *, steps: Sequence[
     Source:
         Law 1 of the design; autoregressive entropy models, Minnen et al., 2018.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import ChannelSpatialContext
         >>> from ssmctx.testing import assert_causal
@@ -91,7 +91,7 @@ def assert_causal_steps(
     Raises:
         LawBroken: a step's prediction moves with what it must not see.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.testing import assert_causal_steps
         >>> masks = [torch.tensor([True, False]).view(2, 1, 1), torch.tensor([False, True]).view(2, 1, 1)]
@@ -114,7 +114,7 @@ def assert_partition(order: Any, size: tuple[int, int]) -> None:
     Raises:
         LawBroken: an element is coded twice or never.
 
-    Example:
+    Examples:
         >>> from ssmctx import CodingOrder
         >>> from ssmctx.testing import assert_partition
         >>> assert_partition(CodingOrder([2, 1]), (3, 4))

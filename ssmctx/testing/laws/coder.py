@@ -28,7 +28,7 @@ def assert_coder(coder: Coder, seed: int = 0) -> None:
     Raises:
         LawBroken: symbols differ, a cut stream passes, or anything but a `CorruptStreamError` is raised.
 
-    Example:
+    Examples:
         >>> from ssmctx.entropy.rans import RansCoder
         >>> from ssmctx.testing import assert_coder
         >>> assert_coder(RansCoder())

@@ -57,7 +57,7 @@ def assert_rejects_corruption(
     Source:
         Law 5 of the design.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.errors import StreamError

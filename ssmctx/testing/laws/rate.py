@@ -47,7 +47,7 @@ def assert_real_bits(
     Source:
         Law 4 of the design.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import Latent, assert_real_bits
         >>> from ssmctx import MambaICEntropyModel
         >>> model = MambaICEntropyModel(M=4, num_slices=2, hyper_channels=4, N=2).eval()

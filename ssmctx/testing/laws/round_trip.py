@@ -47,7 +47,7 @@ def assert_round_trip(codec: Any, x: Tensor, *, tolerance: float = 0.0) -> Coded
     Source:
         Law 3 of the design.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.testing import assert_round_trip
@@ -76,7 +76,7 @@ def assert_any_size(
     Raises:
         LawBroken: some sizes fail; the message lists them and what was found at the first.
 
-    Example:
+    Examples:
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.testing import Latent, assert_any_size
         >>> model = MambaICEntropyModel(M=4, num_slices=2, hyper_channels=4, N=2).eval()
@@ -109,7 +109,7 @@ def assert_deterministic(codec: Any, x: Tensor) -> None:
     Raises:
         LawBroken: streams or reconstructions differ.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx import MambaICEntropyModel
         >>> from ssmctx.testing import assert_deterministic

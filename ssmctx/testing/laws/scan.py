@@ -53,7 +53,7 @@ def assert_scan_equal(
     Source:
         Law 6 of the design.
 
-    Example:
+    Examples:
         >>> from ssmctx.testing import ScanCase, assert_scan_equal
         >>> assert_scan_equal("torch", ScanCase(height=3, width=5, states=4))
     """
@@ -84,7 +84,7 @@ def assert_scan_equal(
 def poisoned_memory() -> Iterator[None]:
     """Memory that torch and numpy hand out unset is full of NaN, or of huge numbers, for the while.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from ssmctx.testing import poisoned_memory
         >>> with poisoned_memory():

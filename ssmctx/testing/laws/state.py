@@ -50,7 +50,7 @@ def assert_state_dict(
     Source:
         Law 7 of the design.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch import nn
         >>> from ssmctx import MambaICEntropyModel

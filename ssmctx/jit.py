@@ -1,0 +1,52 @@
+"""Kernels compiled by numba, kept on disk where that is possible."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+from numba import njit
+
+__all__ = ["kernel"]
+
+
+def kernel(signature: Any = None, *, made_of: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
+    """`numba.njit` without the GIL and with numba's cache on disk, or without a cache where no folder can be written.
+
+    numba compiles again what has changed in a kernel's own file. What it takes from other files is named by
+    `made_of`, and becomes part of the name that it is kept under.
+
+    Args:
+        signature: of numba's types, to compile for at once; without one, when it is called.
+        made_of: other modules whose code ends up in the kernel.
+        options: of `numba.njit`.
+    """
+
+    def decorate(function: Any) -> Any:
+        with suppress(OSError):  # a frozen application has no sources; numba looks at its program then
+            sources = "\0".join(inspect.getsource(module) for module in made_of)
+            function.__qualname__ += "_" + hashlib.sha256(sources.encode()).hexdigest()[:16]
+        try:
+            return njit(signature, nogil=True, cache=True, **options)(function)
+        except RuntimeError as error:
+            if "no locator available" not in str(error):
+                raise
+            _say_no_cache()
+            return njit(signature, nogil=True, **options)(function)
+
+    return decorate
+
+
+@functools.cache
+def _say_no_cache() -> None:
+    """Say so once a process."""
+    logging.getLogger("ssmctx").warning(
+        "numba can write neither to ssmctx's folder nor to the user's cache folder, so that every process compiles its "
+        "kernels anew: set NUMBA_CACHE_DIR to a folder that can be written"
+    )
