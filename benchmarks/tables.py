@@ -128,6 +128,38 @@ def import_time(report: Report) -> str:
     return table(["import", "seconds"], [*rows, ["on top, median of pairs", extra]])
 
 
+def codec(report: Report) -> str:
+    """The whole codec, from pixels to bytes and back, and where its time goes."""
+    rows = [
+        [
+            name,
+            direction,
+            f"{figures['seconds']:.2f}",
+            f"{figures['resident_bytes'] / 1e9:.1f}",
+            *(f"{100 * share(figures['parts'], *parts):.0f} %" for parts in _CODEC_PARTS.values()),
+        ]
+        for name, entry in report.items()
+        for direction, figures in entry.items()
+        if direction in ("encode", "decode")
+    ]
+    training = [
+        f"{name}: {entry['seconds']:.2f} s, {entry['peak_bytes'] / 1e9:.2f} GB on top"
+        for name, entry in report.items()
+        if "crop" in entry
+    ]
+    commits = ", ".join(dict.fromkeys(f"{entry['machine']['commit']}" for entry in report.values()))
+    notes = [*training, f"Commits of the entries: {commits}"]
+    return table(["codec", "", "s", "resident GB", *_CODEC_PARTS], rows) + "".join(f"\n{note}.\n" for note in notes)
+
+
+_CODEC_PARTS = {"g_a, g_s": ("g_a", "g_s"), "h_a, h_s": ("h_a", "h_s"), "steps": ("step",), "coder": ("coder",)}
+
+
+def share(parts: Report, *names: str) -> float:
+    """What the parts of these names, numbers left out, take of the whole."""
+    return sum(part["share"] for name, part in parts.items() if name.split()[0] in names)
+
+
 def summary() -> str:
     """The README's few figures."""
     scan, code, drift = (read(stem) for stem in ("scan-cpu", "coder", "decode-anywhere"))
@@ -166,6 +198,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "scan-picture": ("scan-cpu", scan_picture),
     "coder": ("coder", coder),
     "decode-anywhere": ("decode-anywhere", decode_anywhere),
+    "codec": ("codec-cpu", codec),
     "import": ("import", import_time),
 }
 
@@ -184,7 +217,9 @@ def filled(text: str) -> str:
         if name == "summary":
             return begin + summary() + end
         stem, render = TABLES[name]
-        return begin + render(read(stem)) + where(read(stem)) + end
+        report = read(stem)
+        made = report if "machine" in report else next(iter(report.values()))  # a machine for each entry
+        return begin + render(report) + where(made) + end
 
     return PLACE.sub(fill, text)
 

@@ -1,5 +1,6 @@
 """A look inside: receptive fields against brute force, bits that add up, figures for every step."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from example_files import untrained
 from mambaic.bit_maps import bit_maps
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC
-from mambaic.explain import _middle, explain
+from mambaic.explain import explain
 from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
 from mambaic.images import to_float, write_png
 from mambaic.receptive_field import _shown, receptive_field, share_within
@@ -16,7 +17,6 @@ from mambaic_full import main
 from pictures import picture
 from PIL import Image
 
-from ssmctx import CodingOrder
 from ssmctx.errors import ArgumentError
 
 SIZE = (144, 160)  # a latent of 9 x 10, so that there are several windows
@@ -46,8 +46,8 @@ def test_the_field_is_the_norm_of_the_jacobian(model, x, attention):
     field = receptive_field(model, x, step, (row, column), attention)
     y_hat, side = _shown(model, x, step)
     context = model.latent_codec.context
-    layers = [head[0] for head in context.head]
     if not attention:  # another way to take it out
+        heads, context.head = context.head, copy.deepcopy(context.head)
         for head in context.head:
             head[0] = torch.nn.Identity()
     try:
@@ -57,8 +57,8 @@ def test_the_field_is_the_norm_of_the_jacobian(model, x, attention):
             )
             assert torch.allclose(jacobian.square().sum((0, 1, 2)).sqrt(), found, rtol=1e-3, atol=1e-7)
     finally:
-        for head, layer in zip(context.head, layers, strict=True):
-            head[0] = layer
+        if not attention:
+            context.head = heads
 
 
 def test_nothing_that_is_not_coded_is_looked_at(model, x):
@@ -90,7 +90,7 @@ def test_share_within_a_window():
     [
         (0, (1, 1), r"step 0 reads nothing of the latent: choose a later slice, or non-anchors"),
         (3, (9, 0), r"position \(9, 0\) lies outside the latent of 9 x 10 cells"),
-        (3, (4, 6), r"step 3 codes nothing at position \(4, 6\): choose a neighbour, or the other pass"),
+        (3, (2, 2), r"step 3 does not code position \(2, 2\): choose a neighbour, or the slice's other step"),
         (10, (0, 0), r"step must lie in 0\.\.9, got 10"),
     ],
 )
@@ -149,7 +149,7 @@ def test_figures_have_titles_units_and_scales(model, x, monkeypatch):
 def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, monkeypatch):
     write_png(tmp_path / "p.png", picture(96, 128))
     other = untrained(tmp_path / "other.pt", 4.0, "context-no-wla")
-    flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--at", 1, 3, "--slice", 2, "--anchors"]
+    flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--at", 1, 3, "--slice", 2]
     command = [str(part) for part in ["explain", tmp_path / "p.png", *flags]]
     assert main(command) == 0
     monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)  # ten drawings are enough
@@ -161,10 +161,14 @@ def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, m
     assert Image.open(tmp_path / "out" / "bits.png").size[0] == 800
 
 
-@pytest.mark.parametrize(("sides", "expected"), [((9, 10), [4, 5]), ((8, 8), [3, 4]), ((1, 1), [0, 0])])
-def test_the_middle_is_one_that_is_coded(sides, expected):
-    coded = CodingOrder([1]).positions(1, sides)
-    assert _middle(coded) == expected
+def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)
+    for size, name in (((96, 128), "3-4"), ((128, 96), "4-3"), ((80, 80), "2-3")):
+        write_png(tmp_path / "p.png", picture(*size))
+        first, *_ = explain(checkpoint, tmp_path / "p.png", tmp_path)
+        assert first.name == f"receptive-field-slice4-non-anchors-{name}.png"
+    with pytest.raises(ArgumentError, match=r"position \(5, 0\) lies outside the latent of 5 x 5 cells"):
+        explain(checkpoint, tmp_path / "p.png", tmp_path, position=(5, 0))
 
 
 def test_explain_with_a_slice_that_is_not_there(checkpoint, tmp_path):

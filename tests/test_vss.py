@@ -63,7 +63,7 @@ def test_any_size_and_any_memory_layout(size):
 @pytest.fixture
 def walked_in_parts(monkeypatch):
     """Bands of two rows of a width of 5, and groups of 8 channels, from 12 pixels on."""
-    for name, value in {"_LARGE": 11, "_BAND": 10, "_GROUP": 8}.items():
+    for name, value in {"_LARGE": {"cpu": 11}, "_BAND": {"cpu": 10}, "_GROUP": 8}.items():
         monkeypatch.setattr(vss, name, value)
 
 
@@ -73,7 +73,7 @@ def test_large_pictures_are_walked_in_parts_to_the_same_values(size, request):
     whole = block(x)
     gradients = torch.autograd.grad(whole.square().sum(), [x, *block.parameters()])
     request.getfixturevalue("walked_in_parts")
-    bands, groups = vss._walk(*size, 20)
+    bands, groups = vss._walk("cpu", *size, 20)
     assert len(bands) > 1
     assert len(groups) == 3
     parts = block(x)
@@ -94,7 +94,7 @@ def test_bits_do_not_depend_on_gradients(size, dim, walked_in_parts):
 
 def test_a_real_large_picture_keeps_its_bits_without_gradients():
     block, x = VSSBlock(8, d_state=2).eval(), torch.randn(1, 8, 150, 230)
-    assert len(vss._walk(150, 230, 16)[0]) > 1
+    assert len(vss._walk("cpu", 150, 230, 16)[0]) > 1
     with_gradients = block(x).detach()
     with torch.no_grad():
         assert torch.equal(block(x), with_gradients)

@@ -20,7 +20,7 @@ from mambaic.images import read_image, write_png
 from mambaic.measure import bits_per_pixel, psnr
 from mambaic.train import Point, TrainingPlan, train
 
-CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny-mse-0.0067.pt"
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny-mse-0.0035.pt"
 HELD_OUT = "astronaut"
 _DETAIL = slice(40, 200), slice(150, 310)
 

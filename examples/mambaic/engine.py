@@ -78,8 +78,9 @@ class Engine:
         torch.manual_seed(plan.seed)
         self.model = MambaIC(plan.preset, plan.variant).to(accelerator.device).train()
         self.average = None if plan.ema is None else moving_average(self.model, plan.ema)
-        rates = {"net": plan.lr, "aux": plan.aux_lr}
-        adam = {name: {"type": "Adam", "lr": rate, "fused": True} for name, rate in rates.items()}
+        adam = {
+            name: {"type": "Adam", "lr": lr, "fused": True} for name, lr in (("net", plan.lr), ("aux", plan.aux_lr))
+        }
         net, self.aux = net_aux_optimizer(self.model, adam).values()
         self.weights = [weight for group in net.param_groups for weight in group["params"]]
         # the quantiles have a loss of their own, which needs no data: every process moves them in the same way

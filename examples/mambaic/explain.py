@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from mambaic.bit_maps import bit_maps
 from mambaic.checkpoint import load_model
 from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
@@ -22,7 +19,6 @@ def explain(
     out: Path,
     position: Sequence[int] | None = None,
     slice_index: int | None = None,
-    anchors: bool = False,
     compare: str | Path | None = None,
 ) -> list[Path]:
     """Draw receptive fields with and without window attention, and maps of bits.
@@ -31,17 +27,15 @@ def explain(
         checkpoint: of the codec.
         picture: file to look at.
         out: folder for the figures.
-        position: (row, column) of the latent; default the middle of those that the step codes.
+        position: (row, column) of the latent; default a non-anchor in its middle.
         slice_index: the slice whose prediction is looked at; default the last.
-        anchors: look at the pass of the anchors, instead of the one after it.
         compare: checkpoint of a codec trained without window attention; default the same weights with it taken out.
 
     Returns:
         The PNG files written.
 
     Raises:
-        ArgumentError: a slice that is not there, a position that the step does not code, or a step that reads nothing
-            of the latent.
+        ArgumentError: a slice or position that is not there, or a step that reads nothing of the latent.
     """
     model, pixels = load_model(checkpoint), read_image(picture)
     x = to_float(pixels)
@@ -50,9 +44,17 @@ def explain(
     slice_index = last if slice_index is None else slice_index
     if not 0 <= slice_index <= last:
         raise ArgumentError(f"there is no slice {slice_index}: the model has slices 0 to {last}")
-    step = slice_index * order.passes + (0 if anchors or order.passes == 1 else 1)
     maps = bit_maps(model, x)
-    row, column = _middle(maps[step].bits.isfinite()) if position is None else position
+    height, width = maps[0].bits.shape
+    if position is None:
+        row = height // 2
+        position = row, min(width - 1, width // 2 // 2 * 2 + (row + 1) % 2)
+    row, column = position
+    if not (0 <= row < height and 0 <= column < width):
+        raise ArgumentError(f"position ({row}, {column}) lies outside the latent of {height} x {width} cells")
+    first = slice_index * order.passes
+    coded = [bool(order.positions(step, (height, width))[row, column]) for step in range(first, first + order.passes)]
+    step = first + coded.index(True)
 
     other = model if compare is None else load_model(compare)
     label = "attention taken out" if compare is None else "trained without"
@@ -71,10 +73,3 @@ def explain(
         written.append(out / f"bits-slice{bits.slice_index}-{bits.part}.png")
         plot_bit_map(bits, maps, pixels, written[-1])
     return written
-
-
-def _middle(coded: Tensor) -> list[int]:
-    """The coded position (row, column) that is nearest to the middle."""
-    places, middle = coded.nonzero(), torch.tensor(coded.shape) // 2
-    nearest: list[int] = (places[(places - middle).abs().sum(1).argmin()] if len(places) else middle).tolist()
-    return nearest

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mambaic.codec import MambaIC
 from ssmctx.entropy.numerics import coding_numerics
@@ -46,11 +45,11 @@ def receptive_field(
         model: the codec.
         x: picture (1, 3, H, W) in [0, 1].
         step: coding step.
-        position: (row, column) of the latent, one that the step codes.
+        position: (row, column) of the latent.
         attention: False takes the window attention out, with all other weights as they are.
 
     Raises:
-        ArgumentError: the step does not code the position, or reads nothing of the latent.
+        ArgumentError: the position lies outside the latent, is not coded by the step, or the step reads no latent.
 
     Source:
         MambaIC figures 7, A1 and A2 show attention maps; these are gradients, after Luo et al., 2016.
@@ -62,7 +61,9 @@ def receptive_field(
     if not (0 <= row < height and 0 <= column < width):
         raise ArgumentError(f"position {position} lies outside the latent of {height} x {width} cells")
     if not context.order.positions(step, (height, width))[row, column]:
-        raise ArgumentError(f"step {step} codes nothing at position {position}: choose a neighbour, or the other pass")
+        raise ArgumentError(
+            f"step {step} does not code position {position}: choose a neighbour, or the slice's other step"
+        )
     y_hat = y_hat.requires_grad_()
     with coding_numerics(context), _attention(context, attention), torch.enable_grad():
         predicted = context(step, y_hat, side)
@@ -105,17 +106,22 @@ def _shown(model: MambaIC, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _attention(context: torch.nn.Module, present: bool) -> Iterator[None]:
+def _attention(context: nn.Module, present: bool) -> Iterator[None]:
     """Window attention is a residual branch: without it a module hands on what it got."""
-
-    def hand_on(windows: Tensor, _padded: Tensor | None, places: Tensor | None = None) -> Tensor:
-        return windows if places is None else windows.index_select(-2, places)
-
-    modules = [] if present else [m for m in context.modules() if isinstance(m, WindowLocalAttention)]
-    with ExitStack() as stack:
-        for module in modules:
-            stack.enter_context(patch.object(module, "attend", hand_on))
+    modules = [] if present else list(context.modules())
+    removed = [
+        (module, name, child)
+        for module in modules
+        for name, child in module.named_children()
+        if isinstance(child, WindowLocalAttention)
+    ]
+    for module, name, _ in removed:
+        setattr(module, name, nn.Identity())
+    try:
         yield
+    finally:
+        for module, name, child in removed:
+            setattr(module, name, child)
 
 
 def _sensitivity(outputs: Tensor, y_hat: Tensor) -> Tensor | None:

@@ -43,10 +43,10 @@ class ParameterHead(nn.Sequential):
         )
         self.channels = channels
         self.window_size = _TILE if window_size is None else window_size
-        row, column = torch.arange(self.window_size)[:, None], torch.arange(self.window_size)
-        colours = [((row + column) % 2 == colour).flatten().nonzero().flatten() for colour in (0, 1)]
+        side = range(self.window_size)
+        colours = [[len(side) * i + j for i in side for j in side if (i + j) % 2 == colour] for colour in (0, 1)]
         # windows of odd side differ in what is where: those are computed everywhere
-        self.register_buffer("colours", torch.stack(colours) if self.window_size % 2 == 0 else None, persistent=False)
+        self.register_buffer("colours", torch.tensor(colours) if self.window_size % 2 == 0 else None, persistent=False)
 
     def grid(self, height: int, width: int) -> WindowGrid:
         """The windows that features of this size have to be cut into."""

@@ -87,15 +87,15 @@ class SS2D(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """Scan u, (batch, H, W, d_inner)."""
-        return self.scan_channels(u, self.weights(u), slice(None))
+        return self._scan_channels(u, self._weights(u), slice(None))
 
-    def weights(self, u: Tensor) -> tuple[Tensor, ...]:
+    def _weights(self, u: Tensor) -> tuple[Tensor, ...]:
         """What u makes of itself: low-rank step sizes, B and C, each (batch, H, W, directions, c)."""
         projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
         projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
         return torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
 
-    def scan_channels(self, u: Tensor, weights: Sequence[Tensor], channels: slice) -> Tensor:
+    def _scan_channels(self, u: Tensor, weights: Sequence[Tensor], channels: slice) -> Tensor:
         """Scan some channels, (batch, H, W, number of them), with the weights that all of them made."""
         low_rank, B, C = weights
         A_log = self.A_log[:, channels]
@@ -158,7 +158,7 @@ class VSSBlock(nn.Module):
         bands, groups = _walk(x.device.type, height, width, self.scan.D.shape[1])
         *u, low_rank, B, C = join_bands(self._scan_inputs(pixels, bands, groups), height)
         for i, channels in enumerate(groups):  # each in its u's place, so that no more than one is there twice
-            u[i] = self.scan.scan_channels(u[i], (low_rank, B, C), channels)
+            u[i] = self.scan._scan_channels(u[i], (low_rank, B, C), channels)
         (y,) = join_bands(self._outputs(pixels, u, bands), height)
         return y.permute(0, 3, 1, 2)
 
@@ -173,7 +173,7 @@ class VSSBlock(nn.Module):
             margin = rows[:, -2:]
             u = F.silu(self.conv(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
             u = u[:, first : first + band.stop - band.start]
-            yield [*(u[..., channels] for channels in groups), *self.scan.weights(u)]
+            yield [*(u[..., channels] for channels in groups), *self.scan._weights(u)]
 
     def _outputs(self, pixels: Tensor, v: Sequence[Tensor], bands: Sequence[slice]) -> Iterator[list[Tensor]]:
         """What the block returns, a band of rows at a time."""

@@ -10,7 +10,7 @@ from mambaic.commands.types import whole
 NAME = "explain"
 HELP = "draw what the context model looks at, with and without window attention, and where the bits go"
 EXAMPLES = """examples:
-  mambaic_full.py explain photo.png --checkpoint tiny.pt --at 12 21 --slice 1
+  mambaic_full.py explain photo.png --checkpoint tiny.pt --at 12 20 --slice 1
   mambaic_full.py explain photo.png --checkpoint tiny.pt --compare without-attention.pt
 """
 
@@ -23,10 +23,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--checkpoint", type=Path, required=True, help="what `train` wrote")
     add("--out", type=Path, default=Path("explained"), help="folder for the PNG files")
     add("--at", type=whole, nargs=2, metavar=("ROW", "COLUMN"), default=None, dest="position",
-        help="position in the latent, whose cells are 16 pixels wide; row + column is even for anchors, else odd; "
-        "default the middle")  # fmt: skip
+        help="position in the latent, whose cells are 16 pixels wide; an anchor where row + column is even; default a "
+        "non-anchor in its middle")  # fmt: skip
     add("--slice", type=whole, default=None, dest="slice_index", help="slice that is predicted; default the last")
-    add("--anchors", action="store_true", help="look at the pass of the anchors, not at the one after it")
     add("--compare", type=Path, default=None, help="checkpoint trained with --variant context-no-wla; default the same "
         "weights with the attention taken out")  # fmt: skip
 
