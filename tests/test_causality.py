@@ -87,7 +87,7 @@ def test_bad_arguments():
         ChannelSpatialContext(10, 3)
     with pytest.raises(ShapeError, match=r"expects y_hat of shape \(batch, 10, H, W\)"):
         CONTEXT(0, torch.zeros(1, 9, 4, 4), torch.zeros(1, 20, 4, 4))
-    for shape in [(10, 4, 4), (0, 10, 4, 4), (1, 10, 4, 0)]:
+    for shape in [(10, 4, 4), (1, 10, 4, 4, 1), (0, 10, 4, 4), (1, 10, 4, 0)]:
         with pytest.raises(ShapeError, match=r"expects y_hat of shape .* every size at least 1, got"):
             CONTEXT(0, torch.zeros(shape), torch.zeros(1, 20, 4, 4))
     with pytest.raises(ShapeError, match=r"expects side of shape \(1, 20, 4, 4\) .*got \(1, 20, 4, 5\)"):
