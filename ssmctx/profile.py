@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ssmctx import registry
-from ssmctx.entropy.numerics import evaluation_mode
+from ssmctx.entropy.switches import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.memory import peak_memory
 

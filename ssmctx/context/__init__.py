@@ -2,6 +2,6 @@
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.channel_spatial import ChannelSpatialContext
-from ssmctx.context.order import CodingOrder
+from ssmctx.context.order import CodingOrder, Lattice
 
-__all__ = ["ChannelSpatialContext", "CodingOrder", "ContextModel"]
+__all__ = ["ChannelSpatialContext", "CodingOrder", "ContextModel", "Lattice"]

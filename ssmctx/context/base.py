@@ -23,7 +23,7 @@ class ContextModel(nn.Module):
         >>> import torch
         >>> from ssmctx import CodingOrder, ContextModel
         >>> class Standard(ContextModel):
-        ...     def forward(self, step, y_hat, side, memo=None):
+        ...     def forward(self, step, y_hat, side, state=None):
         ...         mean = torch.zeros_like(y_hat[:, self.order.channels(step)])
         ...         return mean, torch.ones_like(mean)
         >>> mean, scale = Standard(CodingOrder([2, 1]))(0, torch.zeros(1, 3, 4, 5), torch.zeros(1, 6, 4, 5))
@@ -35,30 +35,35 @@ class ContextModel(nn.Module):
         super().__init__()
         self.order = order
 
-    def forward(
-        self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def begin(self, side: Tensor) -> Any:
+        """What the steps of one latent share: an object of the model's own, or None, the default.
+
+        The coding loop calls it once a latent and hands the state to each step, in coding order; a step may change it.
+
+        Args:
+            side: side information h_s(z_hat), (batch, 2M, H, W).
+        """
+        return None
+
+    def forward(self, step: int, y_hat: Tensor, side: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
         """Predict the distribution of the elements that one step codes.
 
         Must read of `y_hat` only what steps before this one coded; the coding loop hands it nothing else.
 
         Args:
             step: the coding step, 0 to `order.num_steps - 1`.
-            y_hat: the latent as far as it is coded.
-            side: side information, h_s(z_hat).
-            memo: scratch that the steps of one latent share in coding order, for what several of them need; None
-                computes everything anew.
-
-        Shape:
-            y_hat (batch, M, H, W); side (batch, 2M, H, W).
+            y_hat: the latent as far as it is coded, (batch, M, H, W).
+            side: side information h_s(z_hat), (batch, 2M, H, W).
+            state: what `begin` gave, after all earlier steps; None to answer for this step alone.
 
         Returns:
-            mean and scale, each (batch, channels of the step's slice, H, W). Only the positions that the step codes
-            count, elsewhere they may hold anything. A scale may be any real number: the entropy model bounds it below.
+            mean and scale, each (batch, channels of the step's slice, H, W), channels as `order.channels(step)` has
+            them. Only the positions that the step codes count, elsewhere they may hold anything. The scale is the
+            standard deviation in quantisation steps; any real number, the entropy model bounds it below.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define forward(step, y_hat, side, memo=None)")
+        raise NotImplementedError(f"{type(self).__name__} must define forward(step, y_hat, side, state=None)")
 
-    def refine(self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None) -> Tensor | None:
+    def refine(self, step: int, y_hat: Tensor, side: Tensor, state: Any = None) -> Tensor | None:
         """Correct a slice once all of it is coded; later steps and the synthesis see the corrected one.
 
         The coding loop calls it after the last step of each slice, in the encoder and in the decoder alike. Symbols
@@ -66,9 +71,9 @@ class ContextModel(nn.Module):
 
         Args:
             step: the last coding step of the slice.
-            y_hat: the latent as far as it is coded.
-            side: side information, h_s(z_hat).
-            memo: as `forward` takes it.
+            y_hat: the latent as far as it is coded, (batch, M, H, W).
+            side: side information h_s(z_hat), (batch, 2M, H, W).
+            state: as `forward` takes it.
 
         Returns:
             The corrected slice (batch, channels of the slice, H, W), or None, the default, to leave it.
@@ -76,17 +81,29 @@ class ContextModel(nn.Module):
         return None
 
     def coded_anchors(self, step: int, y_hat: Tensor) -> Tensor:
-        """What is coded of the step's own slice: its anchors, (batch, m, H, W), zero elsewhere, all zero for anchors.
+        """What earlier steps coded of the step's own slice, (batch, m, H, W); zero elsewhere, all zero in a first pass.
 
         Selected, not multiplied, so that even a NaN in what is not coded yet does not enter.
         """
         current = y_hat[:, self.order.channels(step)]
         if self.order.is_anchor(step):
             return torch.zeros_like(current)
-        return current.where(self.order.positions(step - 1, (y_hat.shape[2], y_hat.shape[3]), y_hat.device), 0)
+        return current.where(self.order.coded_positions(step, (y_hat.shape[2], y_hat.shape[3]), y_hat.device), 0)
+
+    def coded_slices(self, step: int, y_hat: Tensor) -> Tensor:
+        """What earlier steps coded of the slices before the step's own, (batch, their channels, H, W); zero elsewhere.
+
+        They are whole where all passes of a slice come before the next slice.
+        """
+        earlier = y_hat[:, self.order.earlier_channels(step)]
+        if not self.order.passes_outer or self.order.ends_slice(step):
+            return earlier
+        size = (y_hat.shape[2], y_hat.shape[3])
+        coded = self.order.coded_positions(step, size, y_hat.device) | self.order.positions(step, size, y_hat.device)
+        return earlier.where(coded, 0)
 
     def check_inputs(self, y_hat: Tensor, side: Tensor) -> None:
-        """Raise ShapeError unless y_hat is (batch, M, H, W) and side (batch, 2M, H, W) of the same picture."""
+        """Raise ShapeError unless y_hat is (batch, M, H, W) and side (batch, 2M, H, W) of the same image."""
         M = self.order.num_channels
         name = type(self).__name__
         if y_hat.dim() != 4 or y_hat.shape[1] != M or y_hat.numel() == 0:

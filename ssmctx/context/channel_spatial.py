@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,26 @@ from ssmctx.context.order import CodingOrder, even_slices
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 from ssmctx.layers.foundation import foundation_block
+from ssmctx.layers.windows import WindowGrid
 
 __all__ = ["ChannelSpatialContext"]
+
+_SLICES = 5
+
+
+@dataclass
+class ChannelSpatialState:
+    """What the coding steps of one latent share.
+
+    Attributes:
+        side: the side information, cut into windows.
+        padded: which positions of the windows lie outside the latent, as `WindowGrid.padded` gives it.
+        channel: of the slice at hand, the channel feature in windows, and the slice's index.
+    """
+
+    side: Tensor
+    padded: Tensor | None
+    channel: tuple[int, Tensor] | None = field(default=None)
 
 
 class ChannelSpatialContext(ContextModel):
@@ -37,14 +56,12 @@ class ChannelSpatialContext(ContextModel):
         scan_backend: of VSS blocks, a name from `ssmctx.registry.scan_backends`, or "auto".
         slices: width of each slice, with the sum M; they may differ.
         spatial: whether a slice is coded in two passes, the second with the spatial feature; otherwise in one.
+        order: any other coding order of M channels, in place of num_slices, slices and spatial.
         block: what the features are made with, a name from `ssmctx.registry.blocks`.
 
-    Shape:
-        forward(step, y_hat, side): y_hat (batch, M, H, W), side (batch, 2M, H, W) to mean and scale, each (batch, m, H,
-        W), m the width of the step's slice.
-
     Raises:
-        ArgumentError: M is no multiple of num_slices, slices do not add up to M, or a size is below 1.
+        ArgumentError: M is no multiple of num_slices, slices do not add up to M, the order has another number of
+            channels or comes with what it replaces, or a size is below 1.
         ShapeError: y_hat or side has a shape that does not fit.
         UnknownNameError: an unknown block.
 
@@ -64,58 +81,65 @@ class ChannelSpatialContext(ContextModel):
     def __init__(
         self,
         M: int = 320,
-        num_slices: int = 5,
+        num_slices: int | None = None,
         window_size: int | None = 8,
         d_state: int = 16,
         scan_backend: str = "auto",
         slices: Sequence[int] | None = None,
-        spatial: bool = True,
+        spatial: bool | None = None,
         block: str = "vss",
+        order: CodingOrder | None = None,
     ) -> None:
-        check_positive("ChannelSpatialContext", M=M, num_slices=num_slices)
-        if slices is None:
-            slices = even_slices("ChannelSpatialContext", M, num_slices)
-        elif sum(slices) != M:
-            raise ArgumentError(f"ChannelSpatialContext: slices must add up to M={M}, got {list(slices)}")
-        super().__init__(CodingOrder(slices, passes=2 if spatial else 1))
+        check_positive("ChannelSpatialContext", M=M)
+        super().__init__(_order(M, num_slices, slices, spatial, order))
+        slices, self._spatial = self.order.slices, self.order.passes > 1
 
         def feature(channels: int, m: int) -> nn.Module:
-            made = foundation_block(block, channels, d_state=d_state, scan_backend=scan_backend)
-            return nn.Sequential(made, nn.Conv2d(channels, 2 * m, 3, padding=1))
+            network = foundation_block(block, channels, d_state=d_state, scan_backend=scan_backend)
+            return nn.Sequential(network, nn.Conv2d(channels, 2 * m, 3, padding=1))
 
         def head(m: int) -> ParameterHead:
-            return ParameterHead((4 if spatial else 2) * m + 2 * M, m, window_size)
+            return ParameterHead((4 if self._spatial else 2) * m + 2 * M, m, window_size)
 
         self.first_channel = nn.Parameter(torch.zeros(2 * slices[0]))
         self.channel = nn.ModuleList(feature(sum(slices[:k]), m) for k, m in enumerate(slices) if k)
-        self.spatial = nn.ModuleList(feature(m, m) for m in slices if spatial)
+        self.spatial = nn.ModuleList(feature(m, m) for m in slices if self._spatial)
         self.head = nn.ModuleList(map(head, slices))
 
+    def begin(self, side: Tensor) -> ChannelSpatialState:
+        """The side information in windows; see `ContextModel.begin`."""
+        grid = self._grid(side)
+        return ChannelSpatialState(grid.split(side), grid.padded(side.device))
+
     def forward(
-        self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None
+        self, step: int, y_hat: Tensor, side: Tensor, state: ChannelSpatialState | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        head = cast(ParameterHead, self.head[k])
-        grid = head.grid(y_hat.shape[2], y_hat.shape[3])
-        memo = {} if memo is None else memo
-        if "side" not in memo:
-            memo.update(side=grid.split(side), padded=grid.padded(side.device))
-        if memo.get("slice") != k:
-            memo.update(slice=k, channel=grid.split(self._channel_feature(k, y_hat)))
-        features, colour = [memo["channel"], memo["side"]], None
-        if self.spatial:
+        grid, head = self._grid(side), cast(ParameterHead, self.head[k])
+        state = self.begin(side) if state is None else state
+        if state.channel is None or state.channel[0] != k or self.order.passes_outer:
+            state.channel = k, grid.split(self._channel_feature(step, y_hat))
+        features = [state.channel[1], state.side]
+        if self._spatial:
             features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
-            colour = 0 if self.order.is_anchor(step) else 1
-        mean, scale = head(features, grid, memo["padded"], colour).chunk(2, dim=1)
+        indices = self.order.window_indices(step, grid.size)
+        mean, scale = head(
+            features, grid, state.padded, None if indices is None else indices.to(y_hat.device)
+        ).chunk(2, dim=1)
         return mean, scale
 
-    def _channel_feature(self, k: int, y_hat: Tensor) -> Tensor:
+    def _grid(self, x: Tensor) -> WindowGrid:
+        """The windows of all heads, for an x of this height and width."""
+        return cast(ParameterHead, self.head[0]).grid(x.shape[2], x.shape[3])
+
+    def _channel_feature(self, step: int, y_hat: Tensor) -> Tensor:
+        k = self.order.slice_index(step)
         if k == 0:
             batch, _, height, width = y_hat.shape
             return self.first_channel[:, None, None].expand(batch, -1, height, width)
-        feature: Tensor = self.channel[k - 1](y_hat[:, : sum(self.order.slices[:k])])
+        feature: Tensor = self.channel[k - 1](self.coded_slices(step, y_hat))
         return feature
 
     def _spatial_feature(self, step: int, y_hat: Tensor) -> Tensor:
@@ -124,3 +148,25 @@ class ChannelSpatialContext(ContextModel):
             return torch.cat([anchors, anchors], dim=1)
         feature: Tensor = self.spatial[self.order.slice_index(step)](anchors)
         return feature
+
+
+def _order(
+    M: int, num_slices: int | None, slices: Sequence[int] | None, spatial: bool | None, order: CodingOrder | None
+) -> CodingOrder:
+    """The coding order that the arguments of `ChannelSpatialContext` ask for."""
+    name = "ChannelSpatialContext"
+    if order is not None:
+        if (num_slices, slices, spatial) != (None, None, None):
+            raise ArgumentError(f"{name}: order takes the place of num_slices, slices and spatial; give it alone")
+        if order.num_channels != M:
+            raise ArgumentError(f"{name}: the order must have M={M} channels, got {order.num_channels}")
+        return order
+    if slices is None:
+        num_slices = _SLICES if num_slices is None else num_slices
+        check_positive(name, num_slices=num_slices)
+        slices = even_slices(name, M, num_slices)
+    elif num_slices is not None:
+        raise ArgumentError(f"{name}: slices take the place of num_slices; give one of them")
+    elif sum(slices) != M:
+        raise ArgumentError(f"{name}: slices must add up to M={M}, got {list(slices)}")
+    return CodingOrder.one_pass(slices) if spatial is False else CodingOrder.checkerboard(slices)

@@ -32,8 +32,6 @@ class ParameterHead(nn.Sequential):
         window_size: side of the attention windows; None leaves the attention out.
     """
 
-    colours: Tensor
-
     def __init__(self, channels: int, m: int, window_size: int | None) -> None:
         super().__init__(
             nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size),
@@ -43,17 +41,13 @@ class ParameterHead(nn.Sequential):
         )
         self.channels = channels
         self.window_size = _TILE if window_size is None else window_size
-        side = range(self.window_size)
-        colours = [[len(side) * i + j for i in side for j in side if (i + j) % 2 == colour] for colour in (0, 1)]
-        # windows of odd side differ in what is where: those are computed everywhere
-        self.register_buffer("colours", torch.tensor(colours) if self.window_size % 2 == 0 else None, persistent=False)
 
     def grid(self, height: int, width: int) -> WindowGrid:
         """The windows that features of this size have to be cut into."""
         return WindowGrid(height, width, self.window_size)
 
     def forward(  # type: ignore[override]  # a Sequential for the names of its weights
-        self, features: Sequence[Tensor], grid: WindowGrid, padded: Tensor | None, colour: int | None
+        self, features: Sequence[Tensor], grid: WindowGrid, padded: Tensor | None, indices: Tensor | None
     ) -> Tensor:
         """Parameters of a slice.
 
@@ -61,7 +55,7 @@ class ParameterHead(nn.Sequential):
             features: as `grid.split` cuts them, in the order of the weights.
             grid: of `self.grid`.
             padded: what `grid.padded` gives.
-            colour: parity of row + column of the positions wanted; None for all.
+            indices: row-major indices (n,) of the positions of each window that are wanted; None for all.
 
         Shape:
             features (batch, windows, positions, channels of each) to (batch, 2m, H, W).
@@ -69,7 +63,7 @@ class ParameterHead(nn.Sequential):
         Returns:
             The parameters; other positions than those wanted hold anything.
         """
-        places = None if colour is None or self.colours is None else self.colours[colour]
+        places = indices
         windows = features[0].shape[1]
         step = max(1, _MOST_AT_ONCE // (len(features[0]) * self.channels * self.window_size**2))
         found = []

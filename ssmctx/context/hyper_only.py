@@ -19,10 +19,6 @@ class HyperOnlyContext(ContextModel):
     Args:
         M: channels of the latent.
 
-    Shape:
-        forward(0, y_hat, side): y_hat (batch, M, H, W), side (batch, 2M, H, W) to mean and scale, each (batch, M, H,
-        W).
-
     Source:
         Minnen et al., 2018, without autoregression; MambaIC table 2, without the context model.
 
@@ -36,11 +32,9 @@ class HyperOnlyContext(ContextModel):
 
     def __init__(self, M: int = 320) -> None:
         check_positive("HyperOnlyContext", M=M)
-        super().__init__(CodingOrder([M], passes=1))
+        super().__init__(CodingOrder.one_pass([M]))
 
-    def forward(
-        self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, step: int, y_hat: Tensor, side: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
         """Mean and scale of the whole latent; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         mean, scale = side.chunk(2, dim=1)

@@ -1,8 +1,10 @@
-"""The coding order of a latent: slices of channels, each in two checkerboard passes or in one."""
+"""The coding order of a latent, as data: steps, each a slice of channels and a lattice of positions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
@@ -10,7 +12,71 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError
 
-__all__ = ["CodingOrder", "even_slices"]
+__all__ = ["CHECKERBOARD", "COARSE_TO_FINE", "EVERYWHERE", "QUAD", "CodingOrder", "Lattice", "even_slices"]
+
+MAX_STEPS = (1 << 14) - 1
+"""Most steps that a file can tell: its checksums count them in two bytes of seven bits."""
+
+_LARGEST_TILE = 1 << 12
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A set of positions: a small boolean tile, repeated over the plane.
+
+    Args:
+        tile: rows of booleans, all of the same length; true where a position belongs to the set.
+
+    Raises:
+        ArgumentError: the tile is empty, ragged or has no true cell.
+
+    Examples:
+        >>> from ssmctx.context import Lattice
+        >>> Lattice(((True, False), (False, True))).positions((2, 3)).int().tolist()
+        [[1, 0, 1], [0, 1, 0]]
+    """
+
+    tile: tuple[tuple[bool, ...], ...]
+
+    def __post_init__(self) -> None:
+        rows = tuple(tuple(bool(cell) for cell in row) for row in self.tile)
+        if not rows or len({len(row) for row in rows}) != 1 or not any(map(any, rows)):
+            raise ArgumentError(
+                f"a Lattice needs a tile with rows of one length and a true cell in it, got {self.tile!r}"
+            )
+        object.__setattr__(self, "tile", rows)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the tile."""
+        return len(self.tile), len(self.tile[0])
+
+    def positions(self, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+        """Boolean (H, W): the positions of the set in a latent of that size."""
+        tile = torch.tensor(self.tile, device=device)
+        repeats = [-(-side // of_tile) for side, of_tile in zip(size, self.size, strict=True)]
+        return tile.repeat(*repeats)[: size[0], : size[1]]
+
+
+def _numbered(tile: Sequence[Sequence[int]]) -> tuple[Lattice, ...]:
+    """The lattices of a tile that says of each cell in which pass it is coded."""
+    passes = 1 + max(map(max, tile))
+    return tuple(Lattice(tuple(tuple(cell == p for cell in row) for row in tile)) for p in range(passes))
+
+
+EVERYWHERE = _numbered([[0]])
+"""One pass: all positions."""
+
+CHECKERBOARD = _numbered([[0, 1], [1, 0]])
+"""Two passes: anchors, whose row + column is even, then the rest."""
+
+QUAD = _numbered([[0, 2], [3, 1]])
+"""Four passes over each square of 2 x 2: upper left, lower right, upper right, lower left."""
+
+COARSE_TO_FINE = _numbered([[0, 4, 2, 4], [4, 3, 4, 3], [2, 4, 1, 4], [4, 3, 4, 3]])
+"""Five passes over each square of 4 x 4, the grid twice as dense after each: 1, 1, 2, 4 and 8 of 16 positions."""
+
+_BY_COUNT = {1: EVERYWHERE, 2: CHECKERBOARD, 4: QUAD, 5: COARSE_TO_FINE}
 
 
 def even_slices(owner: str, M: int, num_slices: int) -> list[int]:
@@ -27,35 +93,77 @@ def even_slices(owner: str, M: int, num_slices: int) -> list[int]:
 class CodingOrder:
     """Which elements of a latent are coded at which step.
 
-    With two passes, step 2k codes the anchors of slice k, the positions whose row + column is even, and step 2k + 1 the
-    rest of the slice; with one, step k codes all of slice k. The masks of all steps partition the latent.
+    A step codes the positions of one lattice in the channels of one slice. The masks of all steps partition the latent.
+    `one_pass`, `checkerboard`, `quad` and `coarse_to_fine` make the usual orders by name.
 
     Args:
         slices: channels of each slice, in coding order.
-        passes: 1 or 2.
+        passes: the lattices of the passes that code a slice, in order; or 1, 2, 4 or 5 for those of `one_pass`,
+            `checkerboard`, `quad` and `coarse_to_fine`.
+        passes_outer: code one pass of all slices before the next pass; otherwise all passes of a slice before the next
+            slice.
+        permutation: the channels of the latent in coding order, `slices` cut it; None keeps them as they are.
 
     Raises:
-        ArgumentError: no slice, one without channels, or another number of passes.
+        ArgumentError: no slice, one without channels, lattices that do not partition the plane, no permutation of the
+            channels, or more than 16383 steps, which no file can tell.
 
     Source:
-        MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021.
+        MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021; channels sorted by
+        information as in Minnen and Singh, 2020; dyadic passes as in coarse-to-fine models (Hu et al., 2020).
 
     Examples:
         >>> from ssmctx import CodingOrder
-        >>> order = CodingOrder([2, 1])
+        >>> order = CodingOrder.checkerboard([2, 1])
         >>> order.num_steps, order.channels(3)
         (4, slice(2, 3, None))
         >>> order.mask(2, (2, 2)).int().tolist()
         [[[0, 0], [0, 0]], [[0, 0], [0, 0]], [[1, 0], [0, 1]]]
     """
 
-    def __init__(self, slices: Sequence[int], passes: int = 2) -> None:
-        self.slices, self.passes = tuple(slices), passes
+    def __init__(
+        self,
+        slices: Sequence[int],
+        passes: int | Sequence[Lattice] = 2,
+        *,
+        passes_outer: bool = False,
+        permutation: Sequence[int] | None = None,
+    ) -> None:
+        self.slices = tuple(slices)
         if not self.slices or min(self.slices) < 1:
             raise ArgumentError(f"CodingOrder needs slices of at least 1 channel each, got {self.slices}")
-        if passes not in (1, 2):
-            raise ArgumentError(f"CodingOrder codes a slice in 1 or 2 passes, got {passes!r}")
+        self.lattices = _lattices(passes)
+        self.passes_outer = bool(passes_outer)
         self._ends = tuple(accumulate(self.slices))
+        if self.num_steps > MAX_STEPS:
+            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file can tell {MAX_STEPS} at most")
+        self.permutation = _permutation(permutation, self.num_channels)
+
+    @classmethod
+    def one_pass(cls, slices: Sequence[int], *, permutation: Sequence[int] | None = None) -> CodingOrder:
+        """Each slice at once."""
+        return cls(slices, EVERYWHERE, permutation=permutation)
+
+    @classmethod
+    def checkerboard(
+        cls, slices: Sequence[int], *, passes_outer: bool = False, permutation: Sequence[int] | None = None
+    ) -> CodingOrder:
+        """Two passes: the anchors, whose row + column is even, then the rest."""
+        return cls(slices, CHECKERBOARD, passes_outer=passes_outer, permutation=permutation)
+
+    @classmethod
+    def quad(
+        cls, slices: Sequence[int], *, passes_outer: bool = False, permutation: Sequence[int] | None = None
+    ) -> CodingOrder:
+        """Four passes, one for each position of a 2 x 2 square, diagonals first."""
+        return cls(slices, QUAD, passes_outer=passes_outer, permutation=permutation)
+
+    @classmethod
+    def coarse_to_fine(
+        cls, slices: Sequence[int], *, passes_outer: bool = False, permutation: Sequence[int] | None = None
+    ) -> CodingOrder:
+        """Five passes, each on a grid twice as dense as all before it: 1, 1, 2, 4 and 8 of 16 positions."""
+        return cls(slices, COARSE_TO_FINE, passes_outer=passes_outer, permutation=permutation)
 
     @property
     def num_channels(self) -> int:
@@ -63,31 +171,55 @@ class CodingOrder:
         return self._ends[-1]
 
     @property
+    def passes(self) -> int:
+        """Passes that code a slice."""
+        return len(self.lattices)
+
+    @property
     def num_steps(self) -> int:
-        """Coding steps: as many a slice as there are passes."""
+        """Coding steps: as many for each slice as there are passes."""
         return self.passes * len(self.slices)
 
     def slice_index(self, step: int) -> int:
         """The slice k that a step codes part of."""
-        if not 0 <= step < self.num_steps:
-            raise ArgumentError(f"step must lie in 0..{self.num_steps - 1}, got {step}")
-        return step // self.passes
+        self._check(step)
+        return step % len(self.slices) if self.passes_outer else step // self.passes
+
+    def pass_index(self, step: int) -> int:
+        """Which pass of its slice a step is, from 0."""
+        self._check(step)
+        return step // len(self.slices) if self.passes_outer else step % self.passes
 
     def is_anchor(self, step: int) -> bool:
-        """Whether a step is the first of its slice: it codes the anchors, or with one pass everything."""
-        return step % self.passes == 0
+        """Whether a step is the first of its slice: nothing of the slice is coded before it."""
+        return self.pass_index(step) == 0
 
-    def channels(self, step: int) -> slice:
-        """The channels of the slice that a step belongs to."""
+    def ends_slice(self, step: int) -> bool:
+        """Whether a step is the last of its slice."""
+        return self.pass_index(step) == self.passes - 1
+
+    def channels(self, step: int) -> slice | list[int]:
+        """The channels of the slice that a step belongs to, as an index into the latent's channels."""
         k = self.slice_index(step)
-        return slice(self._ends[k] - self.slices[k], self._ends[k])
+        own = slice(self._ends[k] - self.slices[k], self._ends[k])
+        return own if self.permutation is None else list(self.permutation[own])
+
+    def earlier_channels(self, step: int) -> slice | list[int]:
+        """The channels of all slices before that of a step, in coding order."""
+        k = self.slice_index(step)
+        own = slice(0, self._ends[k] - self.slices[k])
+        return own if self.permutation is None else list(self.permutation[own])
 
     def positions(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (H, W): the positions that a step codes in each channel of its slice."""
-        if self.passes == 1:
-            return torch.ones(size, dtype=torch.bool, device=device)
-        row, column = torch.arange(size[0], device=device), torch.arange(size[1], device=device)
-        return ((row[:, None] + column) % 2 == 0) == self.is_anchor(step)
+        return self.lattices[self.pass_index(step)].positions(size, device)
+
+    def coded_positions(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+        """Boolean (H, W): the positions of a step's own slice that earlier steps coded."""
+        coded = torch.zeros(size, dtype=torch.bool, device=device)
+        for lattice in self.lattices[: self.pass_index(step)]:
+            coded |= lattice.positions(size, device)
+        return coded
 
     def mask(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (M, H, W): the elements of the whole latent that a step codes."""
@@ -95,11 +227,69 @@ class CodingOrder:
         mask[self.channels(step)] = self.positions(step, size, device)
         return mask
 
+    def coded_mask(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+        """Boolean (M, H, W): the elements of the whole latent that earlier steps coded."""
+        mask = torch.zeros(self.num_channels, *size, dtype=torch.bool, device=device)
+        for earlier in range(step):
+            mask |= self.mask(earlier, size, device)
+        return mask
+
+    def window_indices(self, step: int, window_size: int) -> Tensor | None:
+        """Row-major indices (n,) of a step's positions inside each window of a grid of windows that starts at (0, 0).
+
+        None where they differ from window to window, or where the step codes every position.
+        """
+        lattice = self.lattices[self.pass_index(step)]
+        if any(window_size % side for side in lattice.size) or all(map(all, lattice.tile)):
+            return None
+        return lattice.positions((window_size, window_size)).flatten().nonzero().flatten()
+
+    def _check(self, step: int) -> None:
+        if not 0 <= step < self.num_steps:
+            raise ArgumentError(f"step must lie in 0..{self.num_steps - 1}, got {step}")
+
+    def _key(self) -> tuple[object, ...]:
+        return self.slices, self.lattices, self.passes_outer, self.permutation
+
     def __repr__(self) -> str:
-        return f"CodingOrder({list(self.slices)}, passes={self.passes})"
+        name = {EVERYWHERE: "1", CHECKERBOARD: "2", QUAD: "4", COARSE_TO_FINE: "5"}.get(self.lattices)
+        passes = f"passes={name or list(self.lattices)}"
+        outer = ", passes_outer=True" if self.passes_outer else ""
+        permutation = "" if self.permutation is None else f", permutation={list(self.permutation)}"
+        return f"CodingOrder({list(self.slices)}, {passes}{outer}{permutation})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, CodingOrder) and (self.slices, self.passes) == (other.slices, other.passes)
+        return isinstance(other, CodingOrder) and self._key() == other._key()
 
     def __hash__(self) -> int:
-        return hash((self.slices, self.passes))
+        return hash(self._key())
+
+
+def _lattices(passes: int | Sequence[Lattice]) -> tuple[Lattice, ...]:
+    if isinstance(passes, int):
+        if passes not in _BY_COUNT:
+            raise ArgumentError(f"CodingOrder codes a slice in 1, 2, 4 or 5 passes, or by lattices of yours, got {passes}")
+        return _BY_COUNT[passes]
+    lattices = tuple(passes)
+    if not lattices or not all(isinstance(lattice, Lattice) for lattice in lattices):
+        raise ArgumentError(f"CodingOrder: passes must be a number or a sequence of Lattice, got {passes!r}")
+    height, width = (math.lcm(*(lattice.size[axis] for lattice in lattices)) for axis in (0, 1))
+    if height * width > _LARGEST_TILE:
+        raise ArgumentError(f"CodingOrder: the lattices repeat after {height} x {width} positions, too large a tile")
+    times = torch.stack([lattice.positions((height, width)) for lattice in lattices]).sum(0)
+    if bool((times != 1).any()):
+        row, column = (times != 1).nonzero()[0].tolist()
+        raise ArgumentError(
+            "CodingOrder: the lattices of all passes must partition the plane; "
+            f"position ({row}, {column}) is coded {int(times[row, column])} times"
+        )
+    return lattices
+
+
+def _permutation(permutation: Sequence[int] | None, channels: int) -> tuple[int, ...] | None:
+    if permutation is None:
+        return None
+    order = tuple(int(channel) for channel in permutation)
+    if sorted(order) != list(range(channels)):
+        raise ArgumentError(f"CodingOrder: permutation must hold each of 0..{channels - 1} once, got {permutation!r}")
+    return None if order == tuple(range(channels)) else order

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,19 @@ def support_network(channels: int, m: int) -> nn.Sequential:
         nn.GELU(),
         nn.Conv2d(128, m, 3, padding=1),
     )
+
+
+@dataclass
+class ReleasedState:
+    """What the steps of a slice share.
+
+    Attributes:
+        slice_index: the slice that it is of; -1 before the first.
+        supports: the support of the mean, and all tensors that predict.
+    """
+
+    slice_index: int = -1
+    supports: tuple[Tensor, list[Tensor]] = field(default=None)  # type: ignore[assignment]  # set with slice_index
 
 
 class ReleasedContext(ContextModel):
@@ -72,7 +85,7 @@ class ReleasedContext(ContextModel):
     def __init__(self, M: int = 320, num_slices: int = 5, d_state: int = 16, scan_backend: str = "auto") -> None:
         check_positive("ReleasedContext", M=M, num_slices=num_slices, d_state=d_state)
         widths = even_slices("ReleasedContext", M, num_slices)
-        super().__init__(CodingOrder(widths))
+        super().__init__(CodingOrder.checkerboard(widths))
         m = widths[0]
         slices = range(num_slices)
 
@@ -90,36 +103,43 @@ class ReleasedContext(ContextModel):
         self.scale_head = nn.ModuleList(GatedAttention(m) for _ in slices)
         self.residual = nn.ModuleList(support_network(M + (k + 1) * m, m) for k in slices)
 
+    def begin(self, side: Tensor) -> ReleasedState:
+        """An empty state; see `ContextModel.begin`."""
+        return ReleasedState()
+
     def forward(
-        self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None
+        self, step: int, y_hat: Tensor, side: Tensor, state: ReleasedState | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        memo = self._supports(k, y_hat, side, memo)
+        _, support = self._supports(k, y_hat, side, state)
         anchors = self.coded_anchors(step, y_hat)
         spatial = torch.cat([anchors, anchors], dim=1) if self.order.is_anchor(step) else self.anchors[k](anchors)
-        mean, scale = self.joint[k](torch.cat([spatial, *memo["support"]], dim=1)).chunk(2, dim=1)
+        mean, scale = self.joint[k](torch.cat([spatial, *support], dim=1)).chunk(2, dim=1)
         return self.mean_head[k](mean), self.scale_head[k](scale)
 
-    def refine(self, step: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None = None) -> Tensor:
+    def refine(self, step: int, y_hat: Tensor, side: Tensor, state: ReleasedState | None = None) -> Tensor:
         """The slice of `step` with its predicted quantisation error added; see `ContextModel.refine`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        memo = self._supports(k, y_hat, side, memo)
+        mean_support, _ = self._supports(k, y_hat, side, state)
         current = y_hat[:, self.order.channels(step)]
-        return current + 0.5 * torch.tanh(self.residual[k](torch.cat([memo["mean_support"], current], dim=1)))
+        return current + 0.5 * torch.tanh(self.residual[k](torch.cat([mean_support, current], dim=1)))
 
-    def _supports(self, k: int, y_hat: Tensor, side: Tensor, memo: dict[str, Any] | None) -> dict[str, Any]:
-        """What both passes of slice k and its refinement share."""
-        memo = {} if memo is None else memo
-        if memo.get("slice") != k:
-            means, scales = side.chunk(2, dim=1)
-            earlier = y_hat[:, : sum(self.order.slices[:k])]
-            mean_support = self.mean_support[k](torch.cat([means, earlier], dim=1))
-            support = [side]
-            if k:
-                scale_support = self.scale_support[k - 1](torch.cat([scales, earlier], dim=1))
-                support = [self.mean[k - 1](mean_support), self.scale[k - 1](scale_support), side]
-            memo.update(slice=k, mean_support=mean_support, support=support)
-        return memo
+    def _supports(
+        self, k: int, y_hat: Tensor, side: Tensor, state: ReleasedState | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """What both passes of slice k and its refinement share: the support of the mean, and all that predicts."""
+        if state is not None and state.slice_index == k:
+            return state.supports
+        means, scales = side.chunk(2, dim=1)
+        earlier = y_hat[:, : sum(self.order.slices[:k])]
+        mean_support = self.mean_support[k](torch.cat([means, earlier], dim=1))
+        support = [side]
+        if k:
+            scale_support = self.scale_support[k - 1](torch.cat([scales, earlier], dim=1))
+            support = [self.mean[k - 1](mean_support), self.scale[k - 1](scale_support), side]
+        if state is not None:
+            state.slice_index, state.supports = k, (mean_support, support)
+        return mean_support, support

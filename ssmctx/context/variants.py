@@ -1,6 +1,6 @@
 """The context models of the paper's comparisons, each by a name of `ssmctx.registry.contexts`.
 
-All take M, and but for the first `d_state` and `scan_backend`.
+All take M; all but the first take `d_state` and `scan_backend` too.
 
 Source:
     MambaIC tables 2 (components), 3 and A2 (foundation blocks) and 4 (window sizes); MambaVC (Qin et al., 2024); ELIC
@@ -10,7 +10,6 @@ Source:
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from ssmctx.context.channel_spatial import ChannelSpatialContext
 from ssmctx.context.hyper_only import HyperOnlyContext
@@ -30,7 +29,7 @@ __all__ = [
 ]
 
 
-def no_context(M: int = 320, **_: Any) -> HyperOnlyContext:
+def no_context(M: int = 320) -> HyperOnlyContext:
     """Mean and scale from the hyperprior alone (table 2, without the context model)."""
     return HyperOnlyContext(M)
 
@@ -74,6 +73,8 @@ def elic_slices(M: int) -> list[int]:
     return [*first, M - sum(first)]
 
 
-def uneven(M: int = 320, **options: Any) -> ChannelSpatialContext:
+def uneven(
+    M: int = 320, window_size: int | None = 8, d_state: int = 16, scan_backend: str = "auto", block: str = "vss"
+) -> ChannelSpatialContext:
     """Slices of ELIC's widths."""
-    return ChannelSpatialContext(M, slices=elic_slices(M), **options)
+    return ChannelSpatialContext(M, None, window_size, d_state, scan_backend, elic_slices(M), block=block)

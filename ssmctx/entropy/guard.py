@@ -9,16 +9,13 @@ $$ |\sigma e^{s} / b - 1| \le \mathrm{band}, $$
 and lists them with the side that it chose; the decoder follows the list there. Elsewhere a relative drift up to the
 band leaves the row as it is. The shift s, one of 256 that are too small to cost rate, is the encoder's choice for each
 group of elements: mostly there is one that leaves no element near a border, and a byte is all that the group costs.
-A checksum of the symbols of each step tells larger drift, and that of z's symbols tells damage to the guard itself: a
-CRC of the guard's other bytes is folded into it.
+Larger drift shows in the checksums (`ssmctx.entropy.checksums`).
 """
 
 from __future__ import annotations
 
-import binascii
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,207 +23,222 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmctx.entropy.gaussian import level_values, scale_index
-from ssmctx.entropy.rice import pack_places, unpack_places
+from ssmctx.distributions import ScaleGrid
+from ssmctx.entropy.rice import pack_indices, unpack_indices
 from ssmctx.errors import ArgumentError, CorruptStreamError
+from ssmctx.stages import stage
 
-__all__ = ["DEFAULT_BAND", "Guard", "check_band", "checksum", "folded", "guard_scales", "guarded_rows"]
+__all__ = ["DEFAULT_BAND", "Guard", "check_band", "guard_scales", "guarded_rows"]
 
 _BAND_UNIT = 2.0**-24
-_MOST_UNITS = (1 << 16) - 1  # a band of 0.0039: two of them stay well within the 13 % from one border to the next
+_MOST_UNITS = (1 << 16) - 1  # what two bytes hold: a band of 0.0039
 
 DEFAULT_BAND = 2.0**-13
 """15 times the largest relative drift of scales seen between scan backends, thread counts and batch sizes (8.2e-6)."""
 
 _ROUNDING = 2.0**-22  # what float32 may lose in the comparisons themselves
 _SHIFTS = 256
-_SHIFT_STEP = 5 * 2.0**-15  # all of them within 2 %, a sixth of the distance of two borders
+_NO_SHIFT = _SHIFTS // 2
+_SHIFT_STEP = 5 * 2.0**-15  # of the default grid: all shifts within 2 %, a sixth of the distance of two borders
+_DEFAULT_GRID = ScaleGrid()
+_BANDS_A_LEVEL = 30  # at least so many fit between two scales, so that the nearest border is the only one near
 _GROUP = 1024
 _MOST_DOUBLINGS = 17
-_Z_CHECKSUM = slice(3, 5)  # bytes of the guard
 
 
-def checksum(symbols: NDArray[np.int16]) -> int:
-    """16 bits that tell the symbols of a step from others."""
-    return zlib.crc32(symbols.astype("<i2", copy=False).tobytes()) & 0xFFFF
-
-
-def folded(guard: bytes) -> bytes:
-    """A guard's bytes with the CRC-16 of all others xored into z's checksum; twice is the identity.
-
-    Every flipped bit of the guard then changes z's checksum as a decoder reads it.
-    """
-    head, z_checksum, tail = guard[: _Z_CHECKSUM.start], guard[_Z_CHECKSUM], guard[_Z_CHECKSUM.stop :]
-    crc = binascii.crc_hqx(head + tail, 0).to_bytes(2, "little")
-    return head + bytes(a ^ b for a, b in zip(z_checksum, crc, strict=False)) + tail
-
-
-def check_band(band: float) -> float:
+def check_band(band: float, grid: ScaleGrid) -> float:
     """The band as files write it, rounded up to a multiple of 2^-24.
 
+    Args:
+        band: relative width.
+        grid: whose borders it guards.
+
     Raises:
-        ArgumentError: not between 0 and 0.0039.
+        ArgumentError: not between 0 and 0.0039, or too wide for a grid as fine as this.
     """
-    if not 0 <= band <= _MOST_UNITS * _BAND_UNIT:
-        raise ArgumentError(f"guard_band must be a relative width of 0 to {_MOST_UNITS * _BAND_UNIT:.4f}, got {band!r}")
+    largest = min(_MOST_UNITS * _BAND_UNIT, _spacing(grid) / _BANDS_A_LEVEL)
+    if not 0 <= band <= largest:
+        raise ArgumentError(f"guard_band must be a relative width of 0 to {largest:.4g}, got {band!r}")
     return math.ceil(band / _BAND_UNIT) * _BAND_UNIT
 
 
 @dataclass(frozen=True, eq=False)
 class Guard:
-    """What a stream of y carries beside its symbols.
+    """What a stream of y carries beside its symbols so that decoders find their table rows.
 
     Attributes:
         band: relative; a multiple of 2^-24. With a band of 0 there are no shifts and no list.
-        checksums: of z's symbols, then of each step's.
         doublings: of the 1024 elements of a group.
-        shifts: one a group, (groups,) uint8.
-        places: elements near a border, by number in coding order, increasing, (n,) int64.
+        shifts: one a group, (groups,) uint8; none where no group is shifted and nothing is listed.
+        indices: elements near a border, counted in coding order, increasing, (n,) int64.
         upper: whether the row of each is the one above its border, (n,) bool.
 
     Examples:
         >>> import torch
+        >>> from ssmctx.distributions import ScaleGrid
         >>> from ssmctx.entropy.guard import Guard, guard_scales
-        >>> rows, guard = guard_scales(torch.rand(5000), 2.0**-14, checksums=(7, 65535))
+        >>> rows, guard = guard_scales(torch.rand(5000), 2.0**-14, ScaleGrid())
         >>> data = guard.to_bytes(total=5000)
-        >>> Guard.from_bytes(data, total=5000, steps=1).checksums
-        (7, 65535)
+        >>> Guard.from_bytes(data, total=5000).band == 2.0**-14
+        True
     """
 
     band: float
-    checksums: tuple[int, ...]
     doublings: int
     shifts: NDArray[np.uint8]
-    places: NDArray[np.int64]
+    indices: NDArray[np.int64]
     upper: NDArray[np.bool_]
 
     @classmethod
-    def none(cls, checksums: tuple[int, ...] = ()) -> Guard:
-        """The guard that trusts a decoder's own numbers, with checksums or, as for files of version 1, without."""
-        return cls(0.0, checksums, 0, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.bool_))
+    def none(cls, band: float = 0.0) -> Guard:
+        """A guard that shifts and lists nothing; with a band of 0 the one that trusts a decoder's own numbers."""
+        return cls(band, 0, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
     def to_bytes(self, total: int) -> bytes:
-        """The guard of `total` elements: band, checksums, doublings, shifts, and the list; see `folded`."""
-        head = struct.pack("<HB", round(self.band / _BAND_UNIT), len(self.checksums))
-        head += struct.pack(f"<{len(self.checksums)}H", *self.checksums)
+        """The guard of `total` elements: nothing, the band, or band, doublings, shifts and list."""
         if self.band == 0:
-            return folded(head)
-        rest = bytes([self.doublings]) + self.shifts.tobytes() + pack_places(self.places, self.upper, total)
-        return folded(head + rest)
+            return b""
+        band = struct.pack("<H", round(self.band / _BAND_UNIT))
+        if not len(self.shifts):
+            return band
+        return band + bytes([self.doublings]) + self.shifts.tobytes() + pack_indices(self.indices, self.upper, total)
 
     @classmethod
-    def from_bytes(cls, data: bytes, total: int, steps: int) -> Guard:
-        """Parse the guard of `total` elements coded in `steps` steps; one with a flipped bit has another z checksum.
+    def from_bytes(cls, data: bytes, total: int) -> Guard:
+        """Parse the guard of `total` elements.
 
         Raises:
             CorruptStreamError: it is not one that `to_bytes` writes for them.
         """
-        place = 3 + 2 * (steps + 1)
-        if not isinstance(data, bytes) or len(data) < place or data[2] != steps + 1:
-            raise CorruptStreamError(f"the guard of {steps} steps has {place} bytes or more, this is none: damaged")
-        units, _, *checksums = struct.unpack_from(f"<HB{steps + 1}H", folded(data))
-        if units == 0:
-            if len(data) > place:
-                raise CorruptStreamError("a guard without a band ends with its checksums, this one goes on: damaged")
-            return cls.none(tuple(checksums))
-        doublings = data[place] if len(data) > place else 255
-        groups = -(-total // (_GROUP << doublings))
-        if doublings > _MOST_DOUBLINGS or len(data) < place + 1 + groups:
+        if not isinstance(data, bytes) or len(data) == 1:
+            raise CorruptStreamError(f"a guard is bytes, none or two or more; got {data!r:.20}: cut off or damaged")
+        if not data:
+            return cls.none()
+        band = struct.unpack_from("<H", data)[0] * _BAND_UNIT
+        if band == 0:
+            raise CorruptStreamError("the guard has a band of 0, which is written as no guard: damaged")
+        if len(data) == 2:
+            return cls.none(band)
+        doublings = data[2]
+        groups = -(-total // (_GROUP << min(doublings, _MOST_DOUBLINGS)))
+        if doublings > _MOST_DOUBLINGS or len(data) < 3 + groups:
             raise CorruptStreamError("the guard ends within its shifts: it was cut or is damaged")
-        shifts = np.frombuffer(data, np.uint8, groups, place + 1)
-        places, upper = unpack_places(data[place + 1 + groups :], total)
-        return cls(units * _BAND_UNIT, tuple(checksums), doublings, shifts, places, upper)
+        shifts = np.frombuffer(data, np.uint8, groups, 3)
+        indices, upper = unpack_indices(data[3 + groups :], total)
+        return cls(band, doublings, shifts, indices, upper)
 
 
-def guard_scales(scale: Tensor, band: float, checksums: tuple[int, ...]) -> tuple[Tensor, Guard]:
+def guard_scales(scale: Tensor, band: float, grid: ScaleGrid) -> tuple[Tensor, Guard]:
     """Rows for all scales of a latent, and the guard that lets a decoder find the same rows.
 
     Args:
-        scale: any real numbers, in coding order.
+        scale: any real numbers in coding order, (total,).
         band: relative drift that decoders may have; as `check_band` gives it.
-        checksums: of z's symbols and of each step's.
+        grid: the tabled scales.
 
-    Shape:
-        scale (total,); rows (total,) uint8.
+    Returns:
+        The rows (total,), int64, and the guard.
     """
     if band == 0:
-        return _row(scale), Guard.none(checksums)
-    doublings, shifts = _choose_shifts(scale, band)
-    shifted = _shifted(scale, 0, doublings, shifts)
+        return grid.index(scale), Guard.none()
     width = band + _ROUNDING
-    rows, below = _row(shifted), _row(shifted * (1 - width))
-    places = (below != _row(shifted * (1 + width))).nonzero().flatten()
-    upper = rows[places] != below[places]
-    return rows, Guard(band, checksums, doublings, shifts, places.cpu().numpy(), upper.cpu().numpy())
+    doublings, shifts = _choose_shifts(scale, band, grid)
+    shifted = scale if shifts is None else _shifted(scale, 0, doublings, shifts, grid)
+    rows, below = grid.index(shifted), grid.index(shifted * (1 - width))
+    indices = (below != grid.index(shifted * (1 + width))).nonzero().flatten()
+    upper = rows[indices] != below[indices]
+    if shifts is None and len(indices):  # what was estimated missed them
+        shifts = np.full(-(-len(scale) // (_GROUP << doublings)), _NO_SHIFT, np.uint8)
+    if shifts is None:
+        return rows, Guard.none(band)
+    return rows, Guard(band, doublings, shifts, indices.cpu().numpy(), upper.cpu().numpy())
 
 
-def guarded_rows(scale: Tensor, first: int, guard: Guard) -> NDArray[np.uint8]:
+def guarded_rows(scale: Tensor, first: int, guard: Guard, grid: ScaleGrid) -> NDArray[np.uint16]:
     """The encoder's rows for some scales of a latent, from a decoder's own scales.
 
     Args:
-        scale: as this machine computes it; within the guard's band of the encoder's, relatively.
-        first: number of its first element in coding order.
+        scale: as this machine computes it, (n,); within the guard's band of the encoder's, relatively.
+        first: index of its first element in coding order.
         guard: of the encoder.
+        grid: the tabled scales.
 
-    Shape:
-        scale (n,) to (n,) uint8.
+    Returns:
+        The rows, (n,).
     """
-    if guard.band == 0:
-        return _host(_row(scale))
-    shifted = _shifted(scale, first, guard.doublings, guard.shifts)
-    rows = _host(_row(shifted))
-    begin, end = np.searchsorted(guard.places, [first, first + len(rows)])
+    if not len(guard.shifts):
+        return host_rows(grid.index(scale))
+    shifted = _shifted(scale, first, guard.doublings, guard.shifts, grid)
+    rows = host_rows(grid.index(shifted))
+    begin, end = np.searchsorted(guard.indices, [first, first + len(rows)])
     if begin < end:
-        listed = guard.places[begin:end] - first
+        listed = guard.indices[begin:end] - first
         # the encoder saw these within a band of a border, this machine within two: look that far below it
         near = shifted[torch.from_numpy(listed).to(scale.device)]
-        rows[listed] = _host(_row(near * (1 - 2 * guard.band - 2 * _ROUNDING))) + guard.upper[begin:end]
+        rows[listed] = host_rows(grid.index(near * (1 - 2 * guard.band - 2 * _ROUNDING))) + guard.upper[begin:end]
     return rows
 
 
-def _row(scale: Tensor) -> Tensor:
-    return scale_index(scale).to(torch.uint8)
-
-
-def _host(rows: Tensor) -> NDArray[np.uint8]:
-    array: NDArray[np.uint8] = rows.cpu().numpy()
+def host_rows(rows: Tensor) -> NDArray[np.uint16]:
+    """Rows as the coders take them."""
+    with stage("transfer"):
+        array: NDArray[np.uint16] = rows.to(torch.int32).cpu().numpy().astype(np.uint16)
     return array
 
 
-def _shifted(scale: Tensor, first: int, doublings: int, shifts: NDArray[np.uint8]) -> Tensor:
-    """Scales times e^s, s the shift of each element's group; the elements are numbered from `first` on."""
-    factors = torch.exp((torch.from_numpy(shifts.astype(np.float64)) - _SHIFTS // 2) * _SHIFT_STEP)
+def _spacing(grid: ScaleGrid) -> float:
+    """Distance of two neighbouring scales on a log axis."""
+    return math.log(grid.maximum / grid.minimum) / (grid.levels - 1)
+
+
+def _shift_step(grid: ScaleGrid) -> float:
+    """Shifts of a grid reach as far, in distances of its borders, as those of the default grid.
+
+    Rounded to what every machine has alike: the logarithms behind it need not be.
+    """
+    if grid == _DEFAULT_GRID:
+        return _SHIFT_STEP
+    return round(_SHIFT_STEP * _spacing(grid) / _spacing(_DEFAULT_GRID) * 2**30) * 2.0**-30
+
+
+def _shifted(scale: Tensor, first: int, doublings: int, shifts: NDArray[np.uint8], grid: ScaleGrid) -> Tensor:
+    """Scales times e^s, s the shift of each element's group; the elements are counted from `first` on."""
+    factors = torch.exp((torch.from_numpy(shifts.astype(np.float64)) - _NO_SHIFT) * _shift_step(grid))
     group = torch.arange(first, first + len(scale), device=scale.device) // (_GROUP << doublings)
     return scale * factors.to(scale)[group]
 
 
-def _choose_shifts(scale: Tensor, band: float) -> tuple[int, NDArray[np.uint8]]:
-    """Size of the groups and a shift for each, so that shifts and list together take few bits.
+def _choose_shifts(scale: Tensor, band: float, grid: ScaleGrid) -> tuple[int, NDArray[np.uint8] | None]:
+    """Size of the groups and a shift for each, so that shifts and list together take few bits; None to shift nothing.
 
     What is near a border is only estimated here: the list is made afterwards, from the shifted scales themselves.
     """
-    total = len(scale)
-    levels = torch.tensor(level_values(), dtype=torch.float64).log()
+    total, step = len(scale), _shift_step(grid)
+    levels = torch.tensor(grid.values(), dtype=torch.float64).log()
     borders = ((levels[1:] + levels[:-1]) / 2).to(scale)
-    place = scale.clamp(min=1e-9).log()
-    distance = place - borders[torch.bucketize(place, levels[1:-1].to(scale))]
-    nearest = torch.round(-distance / _SHIFT_STEP)
+    log_scale = scale.clamp(min=1e-9).log()
+    distance = log_scale - borders[torch.bucketize(log_scale, levels[1:-1].to(scale))]
+    if not bool((distance.abs() <= band + _ROUNDING).any()):
+        return 0, None
+    nearest = torch.round(-distance / step)
     group = torch.arange(total, device=scale.device) // _GROUP
     groups = -(-total // _GROUP)
     counts = torch.zeros(groups * _SHIFTS, dtype=torch.int64, device=scale.device)
-    reach = math.ceil(band / _SHIFT_STEP - 0.5)
+    reach = math.ceil(band / step - 0.5)
     for shift in (nearest + r for r in range(-reach, reach + 1)):
-        near = (distance + shift * _SHIFT_STEP).abs() <= band + _ROUNDING
-        hit = near & (shift >= -(_SHIFTS // 2)) & (shift < _SHIFTS // 2)
-        key = group[hit] * _SHIFTS + shift[hit].long() + _SHIFTS // 2
+        near = (distance + shift * step).abs() <= band + _ROUNDING
+        hit = near & (shift >= -_NO_SHIFT) & (shift < _NO_SHIFT)
+        key = group[hit] * _SHIFTS + shift[hit].long() + _NO_SHIFT
         counts += torch.bincount(key, minlength=groups * _SHIFTS)
     table = counts.view(groups, _SHIFTS).cpu().numpy()
     best: tuple[float, int, NDArray[np.uint8]] | None = None
     for doublings in range(_MOST_DOUBLINGS + 1):
-        listed = int(table.min(axis=1).sum())
+        fewest = table.min(axis=1)
+        listed = int(fewest.sum())
         bits = 8 * len(table) + listed * (math.log2(total / max(1, listed)) + 3)
         if best is None or bits < best[0]:
-            best = (bits, doublings, table.argmin(axis=1).astype(np.uint8))
+            shifts = np.where(table[:, _NO_SHIFT] == fewest, _NO_SHIFT, table.argmin(axis=1))
+            best = (bits, doublings, shifts.astype(np.uint8))
         if len(table) == 1:
             break
         table = np.pad(table, ((0, len(table) % 2), (0, 0)))

@@ -1,4 +1,4 @@
-"""The entropy model of MambaIC: hyperprior, context and Gaussian model, as one latent codec."""
+"""The entropy model of MambaIC: hyperprior, context and a distribution, as one latent codec."""
 
 from __future__ import annotations
 
@@ -6,152 +6,162 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from compressai.entropy_models import EntropyBottleneck
-from compressai.latent_codecs import LatentCodec
-from compressai.ops import LowerBound
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.channel_spatial import ChannelSpatialContext
+from ssmctx.distributions import Distribution, resolve_distribution
+from ssmctx.entropy.checksums import Checksums
 from ssmctx.entropy.coders import Coder
-from ssmctx.entropy.gaussian import SCALE_MIN, gaussian_likelihood, scale_index, scale_levels
-from ssmctx.entropy.gaussian_tables import gaussian_tables
-from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum
+from ssmctx.entropy.estimate import floor_at_tables
+from ssmctx.entropy.gains import Gain, Quality, QualityGains
+from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
+from ssmctx.entropy.hyperprior import Hyperprior, straight_through
+from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
-from ssmctx.entropy.steps import Step, coding_steps, drive
-from ssmctx.entropy.stored_tables import PreparedTables, StoredTables
-from ssmctx.entropy.streams import LatentReader, LatentWriter, to_symbols
-from ssmctx.entropy.tables import CodingTables
-from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError, NotUpdatedError, ShapeError
+from ssmctx.entropy.steps import Step, coding_steps, drive, put_channels
+from ssmctx.entropy.stored_tables import StoredTables
+from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
+from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError
 from ssmctx.layers.checks import check_picture, check_positive
-from ssmctx.registry import coders
+from ssmctx.lookalike import Lookalike
+from ssmctx.registry import coders, contexts
 
 __all__ = ["MambaICEntropyModel"]
 
-_TABLE_BUFFERS = ("_offset", "_quantized_cdf", "_cdf_length")
 
+class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:LatentCodec"):
+    r"""Hyperprior, channel-spatial context and a distribution: a latent codec for y.
 
-class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carries no types
-    r"""Hyperprior, channel-spatial context and Gaussian model: a latent codec for y.
-
-    $$ q = \mathrm{round}(y - \mu), \quad \hat y = q + \mu, \quad
-    p(q) = \mathcal N(0, \sigma^2) * \mathcal U(-\tfrac12, \tfrac12), \quad
+    $$ q = \mathrm{round}((y - \mu)\, g), \quad \hat y = q / g + \mu, \quad
+    p(q) = P(\sigma g) * \mathcal U(-\tfrac12, \tfrac12), \quad
     (\mu, \sigma) = \mathrm{context}(\hat y_{<t}, h_s(\hat z)) $$
 
-    One loop, `coding_steps`, estimates, encodes and decodes. Outside training every picture of a batch is processed
-    alone and in full float32, so that what it decodes to does not depend on its company or on autocast; a guard (see
-    `ssmctx.entropy.guard`) lets a decoder on another machine follow an encoder whose scales differ by up to
-    `guard_band`, and tells when they differ by more. In training, y_hat and z_hat are rounded with straight-through
-    gradients and the rates are those of additive uniform noise.
+    with P the distribution and g the gain of a quality, 1 without. One loop, `coding_steps`, estimates, encodes and
+    decodes. Outside training every image of a batch is processed alone and in full float32, so that what it decodes to
+    is independent of batch composition and of autocast; a guard (see `ssmctx.entropy.guard`) lets a decoder on another
+    machine follow an encoder whose scales differ by up to `guard_band`, and checksums tell when they differ by more. In
+    training, y_hat and z_hat are rounded with straight-through gradients and the rates are those of additive uniform
+    noise.
+
+    Where CompressAI is loaded, `isinstance(model, compressai.latent_codecs.LatentCodec)` holds.
 
     Args:
         M: channels of y.
-        num_slices: slices of the default context.
+        num_slices: slices of the default context; default 5.
         hyper_channels: channels of z.
-        context: a context model over M channels; default `ChannelSpatialContext(M, num_slices)`.
+        context: a context model over M channels, or a name from `ssmctx.registry.contexts`; default
+            `ChannelSpatialContext(M, num_slices)`.
         h_a: y to z; default two strided convolutions around two VSS blocks.
         h_s: z_hat to 2M channels at y's size or larger (cropped at the right and bottom); default two stacks that
             mirror h_a.
-        N: half the width of the default h_a and h_s.
+        distribution: what y is coded with, a name from `ssmctx.registry.distributions` or an object of
+            `ssmctx.distributions.Distribution`.
+        N: half the width of the default h_a and h_s; default 128.
         coder: a name from `ssmctx.registry.coders`.
-        guard_band: relative drift of scales that a decoder may have, up to 0.0039; 0 to list nothing.
+        guard_band: relative drift of scales that a decoder may have, up to 0.0039; 0 to write no guard.
+        qualities: how many qualities the model learns gains for; None for a model of one rate.
 
     Raises:
-        ArgumentError: the context is made for another number of channels, a size is below 1, or the band too wide.
-        UnknownNameError: an unknown coder.
+        ArgumentError: the context is made for another number of channels, a size is below 1, the band is too wide, or
+            an argument comes beside another that takes its place.
+        UnknownNameError: an unknown coder, context or distribution.
 
     Source:
-        MambaIC sections 3.1 and 3.2, appendix C.
+        MambaIC sections 3.1 and 3.2, appendix C; gains after Cui et al., 2021.
 
     Examples:
         >>> import torch
         >>> from ssmctx import MambaICEntropyModel
-        >>> model = MambaICEntropyModel(M=20, hyper_channels=12, N=8).eval()
+        >>> model = MambaICEntropyModel(M=20, hyper_channels=12, N=8, qualities=3).eval()
         >>> _ = model.update()
         >>> y = torch.randn(1, 20, 5, 7)
-        >>> coded = model.compress(y)
+        >>> coded = model.compress(y, quality=1.5)
         >>> decoded = model.decompress(coded["strings"], coded["shape"])
-        >>> torch.equal(decoded["y_hat"], model(y)["y_hat"])
+        >>> torch.equal(decoded["y_hat"], model(y, quality=1.5)["y_hat"])
         True
     """
 
     def __init__(
         self,
         M: int = 320,
-        num_slices: int = 5,
+        num_slices: int | None = None,
         hyper_channels: int = 192,
-        context: ContextModel | None = None,
+        context: ContextModel | str | None = None,
         h_a: nn.Module | None = None,
         h_s: nn.Module | None = None,
-        N: int = 128,
+        distribution: str | Distribution = "gaussian",
+        N: int | None = None,
         coder: str = "rans",
         guard_band: float = DEFAULT_BAND,
+        qualities: int | None = None,
     ) -> None:
-        super().__init__()
-        check_positive("MambaICEntropyModel", M=M, num_slices=num_slices, hyper_channels=hyper_channels, N=N)
-        self.M, self.hyper_channels = M, hyper_channels
-        self.context = ChannelSpatialContext(M, num_slices) if context is None else context
-        if self.context.order.num_channels != M:
-            raise ArgumentError(
-                f"MambaICEntropyModel: the context must have M={M} channels, got {self.context.order.num_channels}"
-            )
-        self.h_a = hyper_analysis(M, 2 * N, hyper_channels) if h_a is None else h_a
-        self.h_s = HyperSynthesis(M, 2 * N, hyper_channels) if h_s is None else h_s
-        self.entropy_bottleneck = EntropyBottleneck(hyper_channels)
-        self.scale_bound = LowerBound(SCALE_MIN)
+        if context is not None and num_slices is not None:
+            raise ArgumentError("MambaICEntropyModel: num_slices is of the default context; give it or context")
+        if h_a is not None and h_s is not None and N is not None:
+            raise ArgumentError("MambaICEntropyModel: N is of the default h_a and h_s, both are given; leave it out")
+        N = 128 if N is None else N
+        check_positive("MambaICEntropyModel", M=M, hyper_channels=hyper_channels, N=N)
+        super().__init__(
+            M,
+            hyper_channels,
+            hyper_analysis(M, 2 * N, hyper_channels) if h_a is None else h_a,
+            HyperSynthesis(M, 2 * N, hyper_channels) if h_s is None else h_s,
+        )
+        self.context = _context(M, num_slices, context)
+        self.distribution = resolve_distribution(distribution)
+        self.scale_bound = LowerBound(self.distribution.grid.minimum)
         self.coder: Coder = coders.create(coder)
-        self.guard_band = check_band(guard_band)
-        self.y_tables = StoredTables(gaussian_tables())
-        self._z_prepared = PreparedTables()
+        self.guard_band = check_band(guard_band, self.distribution.grid)
+        self.y_tables = StoredTables(self.distribution.tables(), self.distribution.name)
+        self.gains = None if qualities is None else QualityGains(M, hyper_channels, qualities)
 
     # --- CompressAI's contract
 
-    def forward(self, y: Tensor) -> dict[str, Any]:
+    def forward(self, y: Tensor, quality: Quality | None = None) -> dict[str, Any]:
         """Quantise y and estimate its rate.
 
         Args:
             y: latent (batch, M, H, W).
+            quality: 0 to qualities - 1, whole or between, or one for each image; None for gains of 1.
 
         Returns:
             "y_hat" (batch, M, H, W) and "likelihoods", a dict of "y" (y's shape) and "z" (z's shape); the sum of -log2
-            of them is the rate in bits.
+            of them is the rate in bits. Outside training it is that of the coding tables.
 
         Raises:
-            ShapeError: y is no (batch, M, H, W).
+            ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
+            ArgumentError: a quality out of range, or for a model without qualities.
         """
         check_picture("MambaICEntropyModel", y, self.M, "y")
+        gain = self._gain(quality, len(y))
         if self.training:
-            pictures = [self._estimate(y)]
+            images = [self._estimate(y, gain)]
         else:
             with coding_numerics(self):
-                pictures = [self._estimate(part) for part in torch.split(self._wide(y), 1)]
-        return {
-            "y_hat": torch.cat([y_hat for y_hat, _, _ in pictures]),
-            "likelihoods": {
-                "y": torch.cat([likelihood for _, likelihood, _ in pictures]),
-                "z": torch.cat([likelihood for _, _, likelihood in pictures]),
-            },
-        }
+                images = [self._estimate(part, _of_image(gain, i)) for i, part in enumerate(self._wide(y).split(1))]
+        y_hat, likelihoods, z_likelihoods = (torch.cat(parts) for parts in zip(*images, strict=True))
+        return {"y_hat": y_hat, "likelihoods": {"y": likelihoods, "z": z_likelihoods}}
 
     @torch.no_grad()
-    def compress(self, y: Tensor) -> dict[str, Any]:
-        """Encode y into two streams and a guard a picture.
+    def compress(self, y: Tensor, quality: float | None = None) -> dict[str, Any]:
+        """Encode y: a y stream, a z stream, checksums and a guard per image.
 
         Args:
             y: latent (batch, M, H, W).
+            quality: 0 to qualities - 1, whole or between; None for gains of 1.
 
         Returns:
-            "strings" [y's streams, z's streams, guards], each a list of bytes per picture; "shape" {"y": (H, W),
-            "hyper": (h, w)} in latent cells; "y_hat".
+            "strings" [y streams, z streams, checksums, guards], each a list of bytes per image; "shape" {"y": (H, W),
+            "hyper": (h, w)} in latent cells, and "quality" where one was given; "y_hat".
 
         Raises:
-            ShapeError: y is no (batch, M, H, W).
-            NonFiniteError: y holds NaN or an infinity.
-            ArgumentError: a residual is beyond 16 bits, or the weights are narrower than float32.
+            ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
+            NonFiniteError: y, a mean or a scale holds NaN or an infinity.
+            ArgumentError: a residual is beyond 16 bits, the weights are narrower than float32, or a quality is out of
+                range or for a model without qualities.
             NotUpdatedError: `update()` was not called.
         """
         check_picture("MambaICEntropyModel", y, self.M, "y")
@@ -160,186 +170,200 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"
             )
         with coding_numerics(self):
-            pictures = [self._encode(part) for part in torch.split(self._wide(y), 1)]
-        streams, y_hats, hyper_shapes = zip(*pictures, strict=True)
+            gain = self._gain(quality, 1)
+            images = [self._encode(part, gain) for part in self._wide(y).split(1)]
+        sections, y_hats, hyper_shapes = zip(*images, strict=True)
+        shape: dict[str, Any] = {"y": (y.shape[2], y.shape[3]), "hyper": hyper_shapes[0]}
+        if quality is not None:
+            shape["quality"] = float(quality)
         return {
-            "strings": [list(of_a_kind) for of_a_kind in zip(*streams, strict=True)],
-            "shape": {"y": (y.shape[2], y.shape[3]), "hyper": hyper_shapes[0]},
+            "strings": [list(of_a_kind) for of_a_kind in zip(*sections, strict=True)],
+            "shape": shape,
             "y_hat": torch.cat(y_hats),
         }
 
     @torch.no_grad()
     def decompress(
-        self, strings: Sequence[Sequence[bytes]], shape: Mapping[str, Sequence[int]], **_: Any
+        self, strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any], quality: float | None = None
     ) -> dict[str, Any]:
         """Decode what `compress` made.
 
         Args:
-            strings: [y's streams, z's streams, guards], one of each per picture. Without guards the decoder trusts its
-                own numbers, as it must with files of version 1.
-            shape: {"y": (H, W), "hyper": (h, w)} in latent cells.
+            strings: [y streams, z streams, checksums, guards], one of each per image.
+            shape: {"y": (H, W), "hyper": (h, w)} in latent cells, and "quality" where it was coded with one.
+            quality: in place of shape["quality"].
 
         Returns:
             "y_hat" (batch, M, H, W), bit for bit the encoder's on the same machine.
 
         Raises:
-            ArgumentError: strings or shape have another form, or the weights are narrower than float32.
+            ArgumentError: strings or shape have another form, the weights are narrower than float32, or a quality is
+                out of range or for a model without qualities.
             CorruptStreamError: a stream cannot be one of ours.
             DecodeMismatchError: a step decodes to other symbols than were encoded.
             NotUpdatedError: `update()` was not called.
         """
-        sizes = _check_coded(strings, shape)
+        images, size, hyper_size = _check_coded(strings, shape)
+        known = shape.get("quality")
+        if quality is not None and known is not None and quality != known:
+            raise ArgumentError(f"the latent was coded with quality {known}, decompress got quality={quality}")
         with coding_numerics(self):
-            y_hats = [self._decode(picture, *sizes) for picture in zip(*strings, strict=True)]
+            gain = self._gain(known if quality is None else quality, 1)
+            y_hats = [self._decode(sections, size, hyper_size, gain) for sections in images]
         return {"y_hat": torch.cat(y_hats)}
 
+    def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Build the coding tables; call it after training.
+
+        Args:
+            force: build them anew where they are built.
+            update_quantiles: settle the quantiles of z's prior first, which lag behind it in training.
+
+        Returns:
+            Whether anything was built.
+        """
+        if force:
+            self.y_tables.reset(self.distribution.tables(), self.distribution.name)
+        return self.entropy_bottleneck.update(force=force, update_quantiles=update_quantiles)
+
+    def aux_loss(self) -> Tensor:
+        """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""
+        return self.entropy_bottleneck.loss()
+
+    # --- who can decode
+
     def coding_fingerprint(self) -> bytes:
-        """4 bytes that tell coder and tables from others; see `ssmctx.entropy.fingerprint` for the weights.
+        """4 bytes that tell coder and tables from others.
 
         Raises:
             NotUpdatedError: `update()` was not called.
         """
-        tables = self.y_tables.tables().fingerprint() + self._z_tables().fingerprint()
+        tables = self.y_tables.tables().fingerprint() + self.entropy_bottleneck.tables().fingerprint()
         return hashlib.sha256(self.coder.name.encode() + tables).digest()[:4]
 
-    def update(self, force: bool = False) -> bool:
-        """Build the coding tables of z from its learned prior; call it after training.
+    def decoder_state(self) -> dict[str, Tensor]:
+        """All numbers but the coding tables that decoding depends on, by name."""
+        encoder_only = ("h_a.", "entropy_bottleneck.", "y_tables.", "scale_bound.")
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith(encoder_only)}
+        return {**state, "medians": self.entropy_bottleneck.medians()}
 
-        Returns whether anything was built.
-        """
-        return bool(self.entropy_bottleneck.update(force=force))
+    # --- one image (or, in training, one batch)
 
-    def aux_loss(self) -> Tensor:
-        """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""
-        loss: Tensor = self.entropy_bottleneck.loss()
-        return loss
-
-    # --- one picture (or, in training, one batch)
-
-    def _estimate(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _estimate(self, y: Tensor, gain: Gain) -> tuple[Tensor, Tensor, Tensor]:
         """y_hat and the likelihoods of y and z."""
-        z = self.h_a(_in_rows(y))
-        _, z_likelihood = self.entropy_bottleneck(z)
-        medians = self._medians()
-        side = self._side(self._round(z - medians) + medians, y.shape[2:])
-        likelihood = torch.ones_like(y)
+        side, z_likelihoods = self.estimate_side(y, gain.z)
+        likelihoods = torch.ones_like(y, dtype=torch.promote_types(y.dtype, torch.float32))
 
         def quantised(step: Step) -> Tensor:
-            nonlocal likelihood
-            residual = y[:, step.channels] - step.mean
-            q = self._round(residual)
-            scale = self.scale_bound(step.scale)
+            nonlocal likelihoods
+            residual, scale = step.residual(y), self.scale_bound(step.scale)
             if self.training:
-                p = gaussian_likelihood(residual + torch.rand_like(residual) - 0.5, scale)
-            else:  # the coder works with the tabled scales
-                p = gaussian_likelihood(q, scale_levels(scale)[scale_index(scale)])
-            p = torch.where(step.positions, p, likelihood[:, step.channels])
-            likelihood = likelihood.slice_scatter(p, 1, step.channels.start, step.channels.stop)
+                q = straight_through(residual)
+                p = self.distribution.likelihood(residual + torch.rand_like(residual) - 0.5, scale)
+            else:
+                q = torch.round(residual)
+                p = self._tabled(q, scale)
+            p = torch.where(step.positions, p.to(likelihoods.dtype), likelihoods[:, step.channels])
+            likelihoods = put_channels(likelihoods, step.channels, p)
             return q
 
-        y_hat = drive(coding_steps(self.context, side), quantised)
-        return y_hat, likelihood, z_likelihood
+        y_hat = drive(coding_steps(self.context, side, gain.y), quantised)
+        return y_hat, likelihoods, z_likelihoods
 
-    def _encode(self, y: Tensor) -> tuple[tuple[bytes, bytes, bytes], Tensor, tuple[int, int]]:
-        """Streams of y and z and the guard, y_hat, and the size of z."""
-        z = self.h_a(_in_rows(y))
-        medians = self._medians()
-        z_rounded = torch.round(z - medians)
-        z_symbols = to_symbols(z_rounded)
-        z_encoder = self.coder.encoder()
-        z_encoder.encode(z_symbols, self._z_indexes(z.shape[2:]), self._z_tables())
-        side = self._side(z_rounded + medians, y.shape[2:])
-        writer = LatentWriter(self.guard_band)
+    def _tabled(self, q: Tensor, scale: Tensor) -> Tensor:
+        """Likelihoods as the coder has them: at the tabled scales, and never less than an escape costs."""
+        rows = self.distribution.rows(scale)
+        p = self.distribution.likelihood(q, self.distribution.grid.tensor(scale)[rows])
+        return floor_at_tables(p, q, rows, self.y_tables.tables())
+
+    def _encode(self, y: Tensor, gain: Gain) -> tuple[Sections, Tensor, tuple[int, int]]:
+        """The sections of one image, y_hat, and the size of z."""
+        coded = self.encode_side(y, gain.z, self.coder)
+        writer = LatentWriter(self.coder, self.y_tables.tables(), self.distribution.grid, self.guard_band)
 
         def quantised(step: Step) -> Tensor:
-            q = torch.round(y[:, step.channels] - step.mean)
+            q = torch.round(step.residual(y))
             writer.write(step, q)
             return q
 
-        y_hat = drive(coding_steps(self.context, side), quantised)
-        y_stream, guard = writer.finish(self.coder, self.y_tables.tables(), checksum(z_symbols))
-        return (y_stream, z_encoder.finish(), guard), y_hat, (z.shape[2], z.shape[3])
+        y_hat = drive(coding_steps(self.context, coded.side, gain.y), quantised)
+        stream, checksums, guard = writer.finish(coded.checksum)
+        return Sections(stream, coded.stream, checksums, guard), y_hat, coded.size
 
-    def _decode(self, strings: tuple[bytes, ...], size: torch.Size, hyper_size: torch.Size) -> Tensor:
-        """y_hat of one picture."""
-        y_stream, z_stream, *guards = strings
-        order = self.context.order
-        guard = Guard.from_bytes(guards[0], self.M * size.numel(), order.num_steps) if guards else Guard.none()
-        medians = self._medians()
-        z_decoder = self.coder.decoder(z_stream)
-        z_symbols = z_decoder.decode(self._z_indexes(hyper_size), self._z_tables())
-        if guard.checksums and checksum(z_symbols) != guard.checksums[0]:
-            raise CorruptStreamError("z decodes to other symbols than were encoded: its stream or the guard is damaged")
-        z_hat = torch.from_numpy(z_symbols).to(medians.device).to(medians.dtype).view(1, -1, *hyper_size) + medians
-        reader = LatentReader(self.coder, self.y_tables.tables(), y_stream, guard)
-        y_hat = drive(coding_steps(self.context, self._side(z_hat, size)), reader.read)
-        if guard.checksums:
-            z_decoder.finish()
-            reader.finish()
+    def _decode(self, sections: Sections, size: torch.Size, hyper_size: torch.Size, gain: Gain) -> Tensor:
+        """y_hat of one image."""
+        checksums = Checksums.from_bytes(sections.checksums, sections.guard, self.context.order.num_steps)
+        guard = Guard.from_bytes(sections.guard, self.M * size.numel())
+        coded = self.decode_side(sections.z, hyper_size, size, gain.z, self.coder)
+        if checksums is not None and coded.checksum != checksums.z:
+            raise CorruptStreamError(
+                "z decodes to other symbols than were encoded: its stream, the checksums or the guard is damaged"
+            )
+        reader = LatentReader(
+            self.coder, self.y_tables.tables(), self.distribution.grid, sections.y, guard, checksums
+        )
+        y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)
+        reader.finish()
         return y_hat
 
     # --- pieces
 
-    def _round(self, x: Tensor) -> Tensor:
-        return x + (torch.round(x) - x).detach() if self.training else torch.round(x)
-
-    def _side(self, z_hat: Tensor, size: torch.Size) -> Tensor:
-        side: Tensor = self.h_s(_in_rows(z_hat))
-        if side.dim() != 4 or side.shape[1] != 2 * self.M or side.shape[2] < size[0] or side.shape[3] < size[1]:
-            raise ShapeError(
-                f"h_s must give (batch, {2 * self.M}, H, W), H and W at least {tuple(size)}; got {tuple(side.shape)}"
+    def _gain(self, quality: Quality | None, batch: int) -> Gain:
+        if quality is None:
+            return Gain()
+        if self.gains is None:
+            raise ArgumentError(
+                f"MambaICEntropyModel has one rate, got quality={quality!r}: make it with qualities=, or leave it out"
             )
-        return side[..., : size[0], : size[1]].contiguous()
-
-    def _medians(self) -> Tensor:
-        """Medians of z's prior, (1, hyper_channels, 1, 1); they learn through the auxiliary loss only."""
-        medians: Tensor = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
-        return medians[None, :, None, None]
-
-    def _z_tables(self) -> CodingTables:
-        bottleneck = self.entropy_bottleneck
-        if bottleneck.quantized_cdf.numel() == 0:
-            raise NotUpdatedError(
-                "MambaICEntropyModel has no coding tables: call update() after training, before coding"
-            )
-        sources = (bottleneck.quantized_cdf, bottleneck.cdf_length, bottleneck.offset)
-        return self._z_prepared.of(lambda: CodingTables(*(x.int().cpu().numpy() for x in sources)), *sources)
-
-    def _z_indexes(self, size: torch.Size) -> NDArray[np.uint16]:
-        return np.repeat(np.arange(self.hyper_channels, dtype=np.uint16), size.numel())
+        gain: Gain = self.gains(quality)
+        if len(gain.y) not in (1, batch):  # type: ignore[arg-type]
+            raise ArgumentError(f"quality must be one number or {batch}, one for each image, got {quality!r}")
+        return gain
 
     def _wide(self, y: Tensor) -> Tensor:
         """y in the weights' precision: autocast may have made it in less."""
         return y.to(self.entropy_bottleneck.quantiles.dtype)
 
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # update() changes the size of these buffers: take the loaded size, whichever of the two models was updated
-        device = self.entropy_bottleneck.quantiles.device
-        for name in _TABLE_BUFFERS:
-            stored = state_dict.get(f"{prefix}entropy_bottleneck.{name}")
-            if stored is not None:
-                setattr(self.entropy_bottleneck, name, torch.empty_like(stored, device=device))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+def _of_image(gain: Gain, image: int) -> Gain:
+    if gain.y is None or gain.z is None or len(gain.y) == 1:
+        return gain
+    return Gain(gain.y[image : image + 1], gain.z[image : image + 1])
 
 
-def _in_rows(x: Tensor) -> Tensor:
-    """x in torch's own order of memory: convolutions round differently where, say, channels come last."""
-    return x.clone(memory_format=torch.contiguous_format)
+def _context(M: int, num_slices: int | None, context: ContextModel | str | None) -> ContextModel:
+    if context is None:
+        return ChannelSpatialContext(M, num_slices)
+    made: ContextModel = contexts.create(context, M) if isinstance(context, str) else context
+    order = getattr(made, "order", None)
+    if order is None or not isinstance(made, nn.Module):
+        raise ArgumentError(
+            f"MambaICEntropyModel: context must be a ContextModel or a name of one, got {type(made).__name__}"
+        )
+    if order.num_channels != M:
+        raise ArgumentError(f"MambaICEntropyModel: the context must have M={M} channels, got {order.num_channels}")
+    return made
 
 
 def _check_coded(
-    strings: Sequence[Sequence[bytes]], shape: Mapping[str, Sequence[int]]
-) -> tuple[torch.Size, torch.Size]:
+    strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any]
+) -> tuple[list[Sections], torch.Size, torch.Size]:
     counts = [len(streams) for streams in strings]
-    if len(counts) not in (2, 3) or len(set(counts)) != 1 or not counts[0]:
+    kinds = len(Sections._fields)
+    if counts and 2 <= len(counts) < kinds and len(set(counts)) == 1:
         raise ArgumentError(
-            "strings must be [y's streams, z's streams, guards], one of each per picture, "
+            f"strings must be [y streams, z streams, checksums, guards], got {len(counts)} lists: keep all that compress "
+            "gives, since y and z do not decode safely without the others"
+        )
+    if len(counts) != kinds or len(set(counts)) != 1 or not counts[0]:
+        raise ArgumentError(
+            "strings must be [y streams, z streams, checksums, guards], one of each per image, "
             f"got lists of lengths {counts}"
         )
     sizes = []
     for key in ("y", "hyper"):
         size = shape.get(key) if isinstance(shape, Mapping) else None
-        if size is None or len(size) != 2 or min(size) < 1:
+        if size is None or len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
             raise ArgumentError(f'shape must be {{"y": (H, W), "hyper": (h, w)}} in latent cells, got {shape!r}')
         sizes.append(torch.Size(size))
-    return sizes[0], sizes[1]
+    return [Sections(*image) for image in zip(*strings, strict=True)], sizes[0], sizes[1]

@@ -8,43 +8,23 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ssmctx.entropy.switches import evaluation_mode, full_precision
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.vss import SS2D
 from ssmctx.scan.backend import resolve
 
-__all__ = ["coding_numerics", "evaluation_mode", "scan_backend"]
-
-
-@contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the while; afterwards every submodule is in the mode that it was in.
-
-    Examples:
-        >>> import torch
-        >>> from ssmctx.entropy.numerics import evaluation_mode
-        >>> layers = torch.nn.Sequential(torch.nn.Dropout(0.5).eval(), torch.nn.Dropout(0.5))
-        >>> with evaluation_mode(layers):
-        ...     [m.training for m in layers]
-        [False, False]
-        >>> [m.training for m in layers]
-        [False, True]
-    """
-    training = [m for m in module.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        yield
-    finally:
-        for m in training:
-            m.training = True
+__all__ = ["coding_numerics", "scan_backend"]
 
 
 @contextmanager
 def coding_numerics(module: nn.Module) -> Iterator[None]:
     """Run a module as encoder and decoder have to: in evaluation mode, without autocast, TF32 or autotuned kernels.
 
-    Everything is as before afterwards. The switches are the process's own: other threads that compute meanwhile get
-    full precision too.
+    Everything is as before afterwards, whatever other threads code meanwhile. Precision and kernels are switches of the
+    process: other threads that compute at the same time get full precision too.
+
+    Args:
+        module: what codes.
 
     Raises:
         ArgumentError: the module's weights are narrower than float32.
@@ -65,18 +45,13 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         raise ArgumentError(
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            evaluation_mode(module),
-            torch.autocast("cpu", enabled=False),
-            torch.autocast("cuda", enabled=False),
-            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
+    with (
+        full_precision(),
+        evaluation_mode(module),
+        torch.autocast("cpu", enabled=False),
+        torch.autocast("cuda", enabled=False),
+    ):
+        yield
 
 
 def scan_backend(module: nn.Module) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ssmctx.context.base import ContextModel
+from ssmctx.errors import ArgumentError, ShapeError
 
-__all__ = ["Step", "coding_steps", "drive"]
+__all__ = ["Step", "coding_steps", "drive", "put_channels"]
 
 
 @dataclass(frozen=True)
@@ -20,62 +20,95 @@ class Step:
 
     Attributes:
         index: number of the step.
-        channels: the slice of channels that the step codes in.
+        channels: the slice of channels that the step codes in, as an index into the latent's channels.
         positions: boolean (H, W), the positions coded in each of these channels.
-        places: (P,), the same as row-major numbers: row * W + column, increasing.
+        indices: (P,) int64, the same positions in row-major order: row * W + column, increasing.
         mean: (batch, m, H, W), for the m channels of the slice.
-        scale: as `mean`, any real number.
+        scale: (batch, m, H, W), any real number; the standard deviation of the residual in quantisation steps.
+        gain: (batch or 1, m, 1, 1), quantisation steps per unit of y; None for 1.
     """
 
     index: int
-    channels: slice
+    channels: slice | list[int]
     positions: Tensor
-    places: Tensor
+    indices: Tensor
     mean: Tensor
     scale: Tensor
+    gain: Tensor | None
+
+    def residual(self, y: Tensor) -> Tensor:
+        """What is to be rounded of y (batch, M, H, W): (y - mean) * gain, (batch, m, H, W)."""
+        residual = y[:, self.channels] - self.mean
+        return residual if self.gain is None else residual * self.gain
+
+    def value(self, q: Tensor) -> Tensor:
+        """y_hat of residuals q (batch, m, H, W): q / gain + mean."""
+        return (q if self.gain is None else q / self.gain) + self.mean
 
     def gather(self, x: Tensor) -> Tensor:
         """What x (batch, m, H, W) holds at the step's positions, (batch, m, P)."""
-        return x.flatten(2).index_select(2, self.places)
+        return x.flatten(2).index_select(2, self.indices)
 
     def scatter(self, values: Tensor) -> Tensor:
         """Values (batch, m, P) at the step's positions of a (batch, m, H, W), zero elsewhere."""
         flat = values.new_zeros(*values.shape[:2], self.positions.numel())
-        return flat.index_copy_(2, self.places, values).view(*values.shape[:2], *self.positions.shape)
+        return flat.index_copy_(2, self.indices, values).view(*values.shape[:2], *self.positions.shape)
+
+    def name(self) -> str:
+        """The step in error messages."""
+        channels = range(1 << 62)[self.channels] if isinstance(self.channels, slice) else self.channels
+        return f"step {self.index}, channels {min(channels)} to {max(channels)}"
 
 
-def coding_steps(context: ContextModel, side: Tensor) -> Generator[Step, Tensor, Tensor]:
+def put_channels(x: Tensor, channels: slice | list[int], values: Tensor) -> Tensor:
+    """x (batch, M, H, W) with other values in some channels; x itself stays as it is."""
+    if isinstance(channels, slice):
+        return x.slice_scatter(values, 1, channels.start, channels.stop)
+    return x.index_copy(1, torch.tensor(channels, device=x.device), values)
+
+
+def coding_steps(
+    context: ContextModel, side: Tensor, gain: Tensor | None = None
+) -> Generator[Step, Tensor, Tensor]:
     """Walk a latent in coding order.
 
     Yields each `Step` and takes back, by `send`, the quantised residuals q of its slice, (batch, m, H, W), of which
     only the step's own positions count.
-    Sets y_hat = q + mean there, and after the last step of a slice lets the context refine that slice. The context is
-    only ever shown a y_hat that holds what was sent in before, zero elsewhere, so that it cannot look ahead.
+    Sets y_hat = q / gain + mean there, and after the last step of a slice lets the context refine that slice. The
+    context is only ever shown a y_hat that holds what was sent in before, zero elsewhere, so that it cannot look ahead.
 
     Args:
         context: the context model.
         side: side information (batch, 2M, H, W).
+        gain: quantisation steps per unit of y, (batch or 1, M, 1, 1); None for 1.
 
     Returns:
         The whole y_hat, (batch, M, H, W).
+
+    Raises:
+        ArgumentError: the context returns something else than mean and scale.
+        ShapeError: mean or scale has another shape than the step's slice.
     """
     order = context.order
     batch, _, height, width = side.shape
     y_hat = side.new_zeros(batch, order.num_channels, height, width)
-    memo: dict[str, Any] = {}
+    state = context.begin(side)
     for index in range(order.num_steps):
         channels = order.channels(index)
         positions = order.positions(index, (height, width))
-        places = positions.flatten().nonzero().flatten()  # counted on the host, so that no GPU is waited for
-        positions, places = positions.to(side.device), places.to(side.device)
-        mean, scale = context(index, y_hat, side, memo)
-        q = yield Step(index, channels, positions, places, mean, scale)
-        coded = torch.where(positions, q + mean, y_hat[:, channels])
-        y_hat = y_hat.slice_scatter(coded, 1, channels.start, channels.stop)
-        if index + 1 == order.num_steps or order.channels(index + 1) != channels:
-            refined = context.refine(index, y_hat, side, memo)
+        indices = positions.flatten().nonzero().flatten()  # counted on the host, so that no GPU is waited for
+        positions, indices = positions.to(side.device), indices.to(side.device)
+        own_gain = None if gain is None else gain[:, channels]
+        mean, scale = _checked(context, index, y_hat[:, channels].shape, context(index, y_hat, side, state))
+        step = Step(
+            index, channels, positions, indices, mean, scale if own_gain is None else scale * own_gain, own_gain
+        )
+        q = yield step
+        y_hat = put_channels(y_hat, channels, torch.where(positions, step.value(q), y_hat[:, channels]))
+        if order.ends_slice(index):
+            refined = context.refine(index, y_hat, side, state)
             if refined is not None:
-                y_hat = y_hat.slice_scatter(refined, 1, channels.start, channels.stop)
+                y_hat = put_channels(y_hat, channels, refined)
     return y_hat
 
 
@@ -88,3 +121,16 @@ def drive(steps: Generator[Step, Tensor, Tensor], quantised: Callable[[Step], Te
     except StopIteration as end:
         y_hat: Tensor = end.value
         return y_hat
+
+
+def _checked(context: ContextModel, step: int, shape: torch.Size, predicted: object) -> tuple[Tensor, Tensor]:
+    name = type(context).__name__
+    if not isinstance(predicted, (tuple, list)) or len(predicted) != 2:
+        came = f"{len(predicted)} values" if isinstance(predicted, (tuple, list)) else type(predicted).__name__
+        raise ArgumentError(f"{name}: step {step} must return mean and scale, got {came}")
+    for what, x in zip(("mean", "scale"), predicted, strict=True):
+        if not isinstance(x, Tensor) or x.shape != shape:
+            came = str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+            raise ShapeError(f"{name}: step {step} must return a {what} of shape {tuple(shape)}, got {came}")
+    mean, scale = predicted
+    return mean, scale

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.entropy.gaussian import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
-from ssmctx.entropy.numerics import evaluation_mode
+from ssmctx.entropy.switches import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.testing.broken import LawBroken, attempt, difference
 

@@ -1,0 +1,306 @@
+"""The one codec object: padding, transforms, a latent codec, cropping, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssmctx.codec.fingerprint import decoder_fingerprint, old_fingerprint
+from ssmctx.codec.streams import check_shape, join_streams, split_streams
+from ssmctx.codec.tables import aux_loss, update_tables
+from ssmctx.entropy.bitstream import CodedImage
+from ssmctx.entropy.gains import Quality
+from ssmctx.entropy.numerics import coding_numerics, scan_backend
+from ssmctx.errors import ArgumentError, ModelMismatchError, ShapeError
+from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.stages import stage
+
+__all__ = ["ImageCodec"]
+
+_UNITS = 256  # a file tells qualities in these parts of a step
+_HYPER_STRIDE = 4  # cells of y for one of z, along each side, in most codecs
+
+Image = Tensor | NDArray[np.uint8]
+
+
+class ImageCodec(nn.Module):
+    r"""g_a, a latent codec and g_s: tensors to tensors, images to bytes, at any size from 1x1.
+
+    $$ y = g_a(x), \quad \hat y = \mathrm{latent\_codec}(y), \quad \hat x = g_s(\hat y) $$
+
+    x is padded by its last row and column to multiples of `stride`, and x_hat is cropped.
+
+    Args:
+        g_a: x (batch, 3, H, W) to y (batch, M, H / 16, W / 16), or of another stride.
+        g_s: y_hat to x_hat (batch, 3, H, W).
+        latent_codec: a `MambaICEntropyModel`, or any latent codec in CompressAI's contract: forward(y), compress(y) and
+            decompress(strings, shape), which give dicts.
+        stride: H and W are padded to its multiples: that of g_a, or of g_a and h_a together where the latent codec
+            needs it (64 for most of CompressAI's).
+
+    Raises:
+        ArgumentError: the stride is below 1.
+
+    Source:
+        MambaIC section 3.1; CompressAI's `SimpleVAECompressionModel`.
+
+    Examples:
+        >>> import torch
+        >>> from torch import nn
+        >>> from ssmctx import ImageCodec, MambaICEntropyModel
+        >>> g_a, g_s = nn.Conv2d(3, 10, 16, stride=16), nn.ConvTranspose2d(10, 3, 16, stride=16)
+        >>> codec = ImageCodec(g_a, g_s, MambaICEntropyModel(M=10, hyper_channels=4, N=2)).eval()
+        >>> _ = codec.update()
+        >>> image = torch.randint(256, (3, 20, 33), dtype=torch.uint8)
+        >>> codec.decode(codec.encode(image)).shape
+        torch.Size([3, 20, 33])
+    """
+
+    def __init__(self, g_a: nn.Module, g_s: nn.Module, latent_codec: nn.Module, stride: int = 16) -> None:
+        super().__init__()
+        check_positive("ImageCodec", stride=stride)
+        self.g_a, self.g_s, self.latent_codec, self.stride = g_a, g_s, latent_codec, stride
+
+    # --- tensors
+
+    def forward(self, x: Tensor, quality: Quality | None = None) -> dict[str, Any]:
+        """Reconstruct x and estimate its rate.
+
+        Args:
+            x: images (batch, 3, H, W) in [0, 1].
+            quality: as the latent codec takes it; None leaves it out.
+
+        Returns:
+            "x_hat" (batch, 3, H, W), not clamped, and "likelihoods", tensors by name, of which the sum of -log2 is the
+            rate in bits.
+
+        Raises:
+            ShapeError: x is no (batch, 3, H, W), or g_s gives an image that is too small.
+        """
+        with stage("g_a"):
+            y = self.g_a(self._padded(x))
+        out = self.latent_codec(y, **_only_given(quality))
+        with stage("g_s"):
+            x_hat = self.g_s(out["y_hat"])
+        return {"x_hat": self._cropped(x_hat, (x.shape[2], x.shape[3])), "likelihoods": out["likelihoods"]}
+
+    @torch.no_grad()
+    def compress(self, x: Tensor, quality: float | None = None) -> dict[str, Any]:
+        """Code x.
+
+        Args:
+            x: images (batch, 3, H, W) in [0, 1].
+            quality: as the latent codec takes it; None leaves it out.
+
+        Returns:
+            What the latent codec's `compress` gives: "strings" and "shape", which holds the size of x as "x" (H, W)
+            too, and "y_hat" where it gives one.
+        """
+        with coding_numerics(self):
+            with stage("g_a"):
+                y = self.g_a(self._padded(x))
+            out = self.latent_codec.compress(y, **_only_given(quality))
+        return {**out, "shape": {**_named(out["shape"]), "x": (x.shape[2], x.shape[3])}}
+
+    @torch.no_grad()
+    def decompress(
+        self, strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any], quality: float | None = None
+    ) -> dict[str, Any]:
+        """Decode what `compress` made.
+
+        Args:
+            strings: as `compress` gave them.
+            shape: as `compress` gave it.
+            quality: in place of shape["quality"].
+
+        Returns:
+            "x_hat" (batch, 3, H, W) in [0, 1], of the size of x.
+
+        Raises:
+            ArgumentError: the shape says no size of x.
+        """
+        size = shape.get("x") if isinstance(shape, Mapping) else None
+        if size is None or len(size) != 2:
+            raise ArgumentError(f'shape must hold the size of x as "x": (H, W), as compress gives it, got {shape!r}')
+        latent = {name: value for name, value in shape.items() if name != "x"}
+        with coding_numerics(self):
+            out = self.latent_codec.decompress(strings, _unnamed(latent), **_only_given(quality))
+        return {"x_hat": self.reconstruct(out["y_hat"], (size[0], size[1]))}
+
+    @torch.no_grad()
+    def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
+        """The images that y_hat stands for.
+
+        Args:
+            y_hat: latent (batch, M, h, w).
+            size: height and width of the images.
+
+        Returns:
+            x_hat (batch, 3, H, W) in [0, 1].
+        """
+        with coding_numerics(self), stage("g_s"):
+            x_hat = self.g_s(y_hat)
+        return self._cropped(x_hat, size).clamp(0, 1)
+
+    def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
+        """Build the coding tables of the latent codec; call it after training.
+
+        Args:
+            force: build them anew where they are built.
+            update_quantiles: settle the quantiles of factorised priors first.
+
+        Returns:
+            Whether anything was built.
+        """
+        return update_tables(self.latent_codec, force, update_quantiles)
+
+    def aux_loss(self) -> Tensor:
+        """The sum of the losses that fit the quantiles of factorised priors; for the auxiliary optimiser."""
+        return aux_loss(self.latent_codec)
+
+    # --- files
+
+    def encode(self, image: Image, quality: float | None = None) -> bytes:
+        """Code an image as the content of a `.sic` file.
+
+        Args:
+            image: uint8, a tensor (3, H, W) or an array (H, W, 3).
+            quality: as the latent codec takes it; None leaves it out.
+
+        Raises:
+            ShapeError: another shape.
+            ArgumentError: another dtype; see `MambaICEntropyModel.compress` for more.
+            NotUpdatedError: `update()` was not called.
+        """
+        return self.encode_and_reconstruct(image, quality)[0]
+
+    def encode_and_reconstruct(self, image: Image, quality: float | None = None) -> tuple[bytes, Tensor]:
+        """`encode`, and what `decode` will give, from the encoder's own y_hat where the latent codec gives one.
+
+        Args:
+            image: uint8, a tensor (3, H, W) or an array (H, W, 3).
+            quality: as the latent codec takes it; None leaves it out.
+
+        Returns:
+            The content of the file, and the image as it decodes, uint8 (3, H, W).
+        """
+        pixels = _as_pixels(image)
+        _, height, width = pixels.shape
+        weight = next(self.parameters())
+        x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
+        out = self.compress(x, quality)
+        shape = {name: value for name, value in out["shape"].items() if name not in ("x", "quality")}
+        coded = CodedImage(
+            decoder_fingerprint(self),
+            width,
+            height,
+            tuple(split_streams(out["strings"])),
+            None if quality is None else round(quality * _UNITS),
+            None if shape == self._usual_shape(height, width) else check_shape(shape),
+            scan_backend(self.latent_codec),
+        )
+        y_hat = out["y_hat"] if "y_hat" in out else self._decoded_latent(coded)
+        return coded.to_bytes(), _as_image(self.reconstruct(y_hat, (height, width)))
+
+    def decode(self, data: bytes) -> Tensor:
+        """The image of a `.sic` file.
+
+        Args:
+            data: content of the file, of any version.
+
+        Returns:
+            uint8 (3, H, W); `.permute(1, 2, 0).numpy()` makes it an array (H, W, 3).
+
+        Raises:
+            ModelMismatchError: another model wrote it.
+            CorruptStreamError: it is no such file, damaged, or contradicts itself.
+            DecodeMismatchError: it decodes to other symbols than were encoded.
+        """
+        coded = CodedImage.from_bytes(data)
+        self.check_file(coded)
+        return _as_image(self.reconstruct(self._decoded_latent(coded), (coded.height, coded.width)))
+
+    def check_file(self, coded: CodedImage) -> None:
+        """Raise ModelMismatchError unless this codec decodes a file."""
+        if coded.version >= 4:
+            _check_same(coded.fingerprint, decoder_fingerprint(self), "model", "use its checkpoint")
+            return
+        _check_same(coded.fingerprint, old_fingerprint(self), "model", "use its checkpoint")
+        own_coding = getattr(self.latent_codec, "coding_fingerprint", None)
+        if coded.coding is not None and own_coding is not None:
+            _check_same(coded.coding, own_coding(), "coder and tables", "make the model with the same coder")
+
+    @torch.no_grad()
+    def _decoded_latent(self, coded: CodedImage) -> Tensor:
+        shape = self._usual_shape(coded.height, coded.width)
+        if coded.shape is not None:
+            padded = tuple(side + -side % self.stride for side in (coded.height, coded.width))
+            shape = check_shape(dict(coded.shape), padded)
+        quality = None if coded.quality is None else coded.quality / _UNITS
+        with coding_numerics(self):
+            out = self.latent_codec.decompress(
+                join_streams(coded.sections), _unnamed(shape), **_only_given(quality)
+            )
+        y_hat: Tensor = out["y_hat"]
+        return y_hat
+
+    # --- pieces
+
+    def _padded(self, x: Tensor) -> Tensor:
+        check_picture("ImageCodec", x, 3)
+        height, width = x.shape[-2:]
+        return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+
+    def _cropped(self, x_hat: Tensor, size: tuple[int, int]) -> Tensor:
+        if x_hat.shape[2] < size[0] or x_hat.shape[3] < size[1]:
+            raise ShapeError(
+                f"g_s gives an image of {tuple(x_hat.shape[2:])} pixels where {tuple(size)} are needed: "
+                "make the ImageCodec with the stride of its transforms"
+            )
+        return x_hat[..., : size[0], : size[1]]
+
+    def _usual_shape(self, height: int, width: int) -> dict[str, Any]:
+        """Sizes of y and z where they follow from the image's; a file then need not say them."""
+        y = (-(-height // self.stride), -(-width // self.stride))
+        return {"y": y, "hyper": (-(-y[0] // _HYPER_STRIDE), -(-y[1] // _HYPER_STRIDE))}
+
+
+def _only_given(quality: Any) -> dict[str, Any]:
+    """Latent codecs of one rate take no quality."""
+    return {} if quality is None else {"quality": quality}
+
+
+def _named(shape: Any) -> Mapping[str, Any]:
+    """Some of CompressAI's latent codecs give a size alone."""
+    return shape if isinstance(shape, Mapping) else {"latent": tuple(shape)}
+
+
+def _unnamed(shape: Mapping[str, Any]) -> Any:
+    return shape["latent"] if set(shape) == {"latent"} else shape
+
+
+def _as_pixels(image: Image) -> Tensor:
+    pixels = torch.from_numpy(image).permute(2, 0, 1) if isinstance(image, np.ndarray) and image.ndim == 3 else image
+    if not isinstance(pixels, Tensor) or pixels.dim() != 3 or pixels.shape[0] != 3 or pixels.numel() == 0:
+        raise ShapeError(
+            f"an image is a uint8 tensor (3, H, W) or a uint8 array (H, W, 3), got {type(image).__name__} of shape "
+            f"{tuple(getattr(image, 'shape', ()))}"
+        )
+    if pixels.dtype != torch.uint8:
+        raise ArgumentError(f"an image to encode has uint8 values, 0 to 255, got {pixels.dtype}: round and convert it")
+    return pixels
+
+
+def _as_image(x_hat: Tensor) -> Tensor:
+    return (x_hat[0] * 255).round().to(torch.uint8).cpu()
+
+
+def _check_same(written: bytes, own: bytes, what: str, cure: str) -> None:
+    if written != own:
+        raise ModelMismatchError(f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}")

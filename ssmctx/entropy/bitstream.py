@@ -1,0 +1,204 @@
+"""The `.sic` file: one coded image that says what it is. Version 4; versions 1 to 3 are read too.
+
+bytes  content
+    4  magic "SIC" and 0x1A
+    1  format version, 4
+    1  flags: 1 a quality, 2 a shape, 4 a scan backend, 8 a number of sections follows; else none, none, unknown, and 4
+    8  fingerprint of the decoder: of all weights, tables and names that decoding depends on
+    -  of what the flags say, in their order: the quality in 1/256 (a number); the latents' sizes as JSON, and the
+       backend's name in ASCII (each a number of bytes, and these); how many sections there are (a number)
+    -  width and height in pixels, then the lengths of all sections but the last (numbers)
+    -  the sections: y, z, checksums, guard
+    4  CRC-32 of all before it, little-endian
+
+A number takes 1 to 5 bytes (`ssmctx.entropy.varint`). Sections of other latent codecs than ours are their streams, in
+order. What older versions hold is in `ssmctx.entropy.old_versions`.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ssmctx.entropy.old_versions import OLD_VERSIONS
+from ssmctx.entropy.varint import put_varint, take_varint
+from ssmctx.errors import ArgumentError, CorruptStreamError
+
+__all__ = ["CodedImage"]
+
+_MAGIC = b"SIC\x1a"
+_VERSION = 4
+_START = struct.Struct("<4sBB8s")
+_CRC = struct.Struct("<I")
+_QUALITY, _SHAPE, _BACKEND, _COUNT = 1, 2, 4, 8
+_USUAL_COUNT = 4
+_MOST_SECTIONS = 64
+_MAX_PIXELS = 1 << 30
+
+
+@dataclass(frozen=True)
+class CodedImage:
+    """One coded image, as a file holds it.
+
+    Attributes:
+        fingerprint: of the decoder, 8 bytes; in versions before 4, of all weights.
+        width: in pixels.
+        height: in pixels.
+        sections: of the latents: y, z, checksums and guard, or another latent codec's streams.
+        quality: in 1/256; None where none was given.
+        shape: sizes of the latents, where they do not follow from the image's; names and pairs of numbers, nested.
+        backend: scan backend of the encoder, for information; "" where it is not known.
+        version: of the format.
+        coding: fingerprint of coder and tables, 4 bytes, in versions 2 and 3; None in others.
+
+    Examples:
+        >>> from ssmctx.entropy.bitstream import CodedImage
+        >>> image = CodedImage(b"8 bytes.", 30, 20, (b"y stream", b"z stream", b"sums", b"guard"), backend="cpu")
+        >>> data = image.to_bytes()
+        >>> len(data), CodedImage.from_bytes(data) == image
+        (52, True)
+    """
+
+    fingerprint: bytes
+    width: int
+    height: int
+    sections: tuple[bytes, ...]
+    quality: int | None = None
+    shape: Mapping[str, Any] | None = None
+    backend: str = ""
+    version: int = _VERSION
+    coding: bytes | None = None
+
+    def to_bytes(self) -> bytes:
+        """The whole file, in the newest version.
+
+        Raises:
+            ArgumentError: a side below 1, more than 2^30 pixels, no sections or too many, or an image of an older
+                version, whose fingerprint says something else.
+        """
+        if min(self.width, self.height) < 1 or self.width * self.height > _MAX_PIXELS:
+            raise ArgumentError(
+                f"an image has sides of at least 1 and at most 2^30 pixels, got {self.width} x {self.height}"
+            )
+        if not 1 <= len(self.sections) <= _MOST_SECTIONS:
+            raise ArgumentError(f"a .sic file has 1 to {_MOST_SECTIONS} sections, got {len(self.sections)}")
+        if self.version != _VERSION:
+            raise ArgumentError(f"files are written in version {_VERSION}, this image was read from one of {self.version}")
+        flags, fields = 0, []
+        if self.quality is not None:
+            flags |= _QUALITY
+            fields.append(put_varint(self.quality))
+        for flag, text in ((_SHAPE, _to_json(self.shape)), (_BACKEND, self.backend.encode("ascii", "replace"))):
+            if text:
+                flags |= flag
+                fields.append(put_varint(len(text)) + text)
+        if len(self.sections) != _USUAL_COUNT:
+            flags |= _COUNT
+            fields.append(put_varint(len(self.sections)))
+        numbers = (self.width, self.height, *map(len, self.sections[:-1]))
+        body = b"".join(
+            [
+                _START.pack(_MAGIC, _VERSION, flags, self.fingerprint),
+                *fields,
+                *map(put_varint, numbers),
+                *self.sections,
+            ]
+        )
+        return body + _CRC.pack(zlib.crc32(body))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CodedImage:
+        """Parse a whole file of any version.
+
+        Raises:
+            CorruptStreamError: the data is no `.sic` file, of an unknown version, cut, or damaged.
+        """
+        if data[:4] != _MAGIC:
+            raise CorruptStreamError(f"not a .sic file: it starts with {data[:4]!r} where {_MAGIC!r} is expected")
+        if len(data) < _START.size + _CRC.size:
+            raise CorruptStreamError(f"a .sic file has more than {_START.size} bytes, got {len(data)}: cut off")
+        version, body = data[4], data[: -_CRC.size]
+        if version != _VERSION and version not in OLD_VERSIONS:
+            raise CorruptStreamError(
+                f"a .sic file of version {version}, this release reads up to {_VERSION}: use a newer release"
+            )
+        image = _parse(cls, body) if version == _VERSION else cls(**OLD_VERSIONS[version](body), version=version)
+        if zlib.crc32(body) != _CRC.unpack(data[-_CRC.size :])[0]:
+            raise CorruptStreamError("the file's checksum is wrong: it is damaged; copy it again from its source")
+        if min(image.width, image.height) < 1 or image.width * image.height > _MAX_PIXELS:
+            raise CorruptStreamError(
+                f"the header says {image.width} x {image.height} pixels, which no encoder of ours writes"
+            )
+        return image
+
+
+def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
+    _, _, flags, fingerprint = _START.unpack_from(body)
+    if flags >= 2 * _COUNT:
+        raise CorruptStreamError("the file's flags are not those of this version: damaged")
+    offset, fields = _START.size, {}
+    for flag, what in ((_QUALITY, "the quality"), (_SHAPE, "the sizes"), (_BACKEND, "the backend")):
+        if flags & flag:
+            fields[flag], offset = take_varint(body, offset, what)
+            if flag != _QUALITY:
+                end = offset + fields[flag]
+                if end > len(body):
+                    raise CorruptStreamError(f"the data ends within {what}: it was cut")
+                fields[flag], offset = body[offset:end], end
+    count = _USUAL_COUNT
+    if flags & _COUNT:
+        count, offset = take_varint(body, offset, "the number of sections")
+        if not 1 <= count <= _MOST_SECTIONS:
+            raise CorruptStreamError(f"the header says {count} sections: damaged")
+    numbers = []
+    for what in ("width", "height", *(f"the length of section {i}" for i in range(count - 1))):
+        number, offset = take_varint(body, offset, what)
+        numbers.append(number)
+    width, height, *lengths = numbers
+    if offset + sum(lengths) > len(body):
+        raise CorruptStreamError(
+            f"the header promises {offset + sum(lengths) + _CRC.size} bytes or more, the file has "
+            f"{len(body) + _CRC.size}: cut off or damaged"
+        )
+    sections = []
+    for length in lengths:
+        sections.append(body[offset : offset + length])
+        offset += length
+    return make(
+        fingerprint,
+        width,
+        height,
+        (*sections, body[offset:]),
+        fields.get(_QUALITY),
+        _from_json(fields[_SHAPE]) if _SHAPE in fields else None,
+        fields.get(_BACKEND, b"").decode("ascii", "replace"),
+    )
+
+
+def _to_json(shape: Mapping[str, Any] | None) -> bytes:
+    return b"" if shape is None else json.dumps(shape, separators=(",", ":"), sort_keys=True).encode()
+
+
+def _from_json(text: bytes) -> Mapping[str, Any]:
+    try:
+        shape = _sizes(json.loads(text))
+    except (ValueError, RecursionError):
+        shape = None
+    if not isinstance(shape, Mapping):
+        raise CorruptStreamError("the sizes of the latents cannot be read: the file is damaged")
+    return shape
+
+
+def _sizes(part: Any) -> Any:
+    """Names and numbers, nested; lists as tuples, as codecs give them."""
+    if isinstance(part, dict):
+        return {name: _sizes(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return tuple(map(_sizes, part))
+    if type(part) is not int:
+        raise ValueError("neither a size nor a group of sizes")
+    return part

@@ -1,0 +1,97 @@
+"""One model at many rates: a gain for each channel, learned for each quality."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ssmctx.errors import ArgumentError
+
+__all__ = ["Gain", "Quality", "QualityGains"]
+
+Quality = float | Sequence[float]
+"""A quality for a whole batch, or one for each of its images."""
+
+_UNITS = 256  # a file tells qualities in these parts of a step
+
+
+class Gain(NamedTuple):
+    """Quantisation steps per unit, each (batch or 1, channels, 1, 1); None for 1.
+
+    Attributes:
+        y: of y.
+        z: of z.
+    """
+
+    y: Tensor | None = None
+    z: Tensor | None = None
+
+
+class QualityGains(nn.Module):
+    r"""A vector of gains a quality, interpolated between qualities on a log axis.
+
+    $$ g_q = \exp\big((1 - t)\, a_{\lfloor q \rfloor} + t\, a_{\lfloor q \rfloor + 1}\big), \quad
+    t = q - \lfloor q \rfloor $$
+
+    Args:
+        M: channels of y.
+        hyper_channels: channels of z.
+        count: qualities, 0 the coarsest; the first gains of y are spread by factors of sqrt(2) around 1.
+
+    Raises:
+        ArgumentError: fewer than one quality.
+
+    Source:
+        Cui et al., Asymmetric gained deep image compression with continuous rate adaptation, 2021.
+
+    Examples:
+        >>> from ssmctx.entropy.gains import QualityGains
+        >>> gain = QualityGains(M=2, hyper_channels=1, count=3)(1.5)
+        >>> round(gain.y[0, 0, 0, 0].item() ** 4, 3)
+        2.0
+    """
+
+    def __init__(self, M: int, hyper_channels: int, count: int) -> None:
+        super().__init__()
+        if count < 1:
+            raise ArgumentError(f"qualities must be a whole number of at least 1, got {count!r}")
+        self.count = count
+        ladder = (torch.arange(count) - (count - 1) / 2) * math.log(2) / 2
+        self.log_y = nn.Parameter(ladder[:, None].repeat(1, M))
+        self.log_z = nn.Parameter(torch.zeros(count, hyper_channels))
+
+    def forward(self, quality: Quality) -> Gain:
+        """Gains of a quality, or of one for each image of a batch.
+
+        Args:
+            quality: 0 to count - 1, whole or between; rounded to 1/256.
+
+        Raises:
+            ArgumentError: out of range.
+        """
+        units = self.units(quality)
+        index = torch.tensor(units, dtype=self.log_y.dtype, device=self.log_y.device) / _UNITS
+        lower = index.floor().clamp(max=max(0, self.count - 2)).long()
+        upper = (lower + 1).clamp(max=self.count - 1)
+        t = (index - lower)[:, None]
+
+        def at(log: Tensor) -> Tensor:
+            return torch.lerp(log[lower], log[upper], t).exp()[:, :, None, None]
+
+        return Gain(at(self.log_y), at(self.log_z))
+
+    def units(self, quality: Quality) -> list[int]:
+        """Qualities as a file tells them, in 1/256.
+
+        Raises:
+            ArgumentError: out of range, or no number.
+        """
+        values = [quality] if isinstance(quality, (int, float)) else list(quality)
+        for value in values:
+            if not isinstance(value, (int, float)) or not 0 <= value <= self.count - 1:
+                raise ArgumentError(f"quality must lie in 0..{self.count - 1}, got {value!r}")
+        return [round(value * _UNITS) for value in values]

@@ -1,0 +1,83 @@
+"""Stages of coding, told to whoever observes: the one way to measure what happens inside a codec.
+
+The coding loop and `ImageCodec` name what they do: "g_a", "h_a", "entropy_bottleneck", "h_s", "context", "coder",
+"transfer", "guard", "g_s". Stages nest. Nothing is told, and nothing costs, where nobody observes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Protocol
+
+import torch
+
+__all__ = ["Observer", "observe", "stage"]
+
+
+class Observer(Protocol):
+    """Is told when a stage begins and when it ends."""
+
+    def begin(self, stage: str, index: int | None) -> None:
+        """A stage begins; `index` is the coding step, where the stage belongs to one."""
+        ...
+
+    def end(self, stage: str, index: int | None) -> None:
+        """The stage that began last ends, by an exception too."""
+        ...
+
+
+_observers: ContextVar[tuple[Observer, ...]] = ContextVar("ssmctx_observers", default=())
+
+
+@contextmanager
+def observe(observer: Observer) -> Iterator[None]:
+    """Tell an observer of all stages of this thread inside a `with` block.
+
+    Args:
+        observer: is told.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx import MambaICEntropyModel
+        >>> from ssmctx.stages import observe
+        >>> class Names(list):
+        ...     def begin(self, stage, index):
+        ...         self.append(stage)
+        ...     def end(self, stage, index):
+        ...         pass
+        >>> model, names = MambaICEntropyModel(M=10, hyper_channels=4, N=2).eval(), Names()
+        >>> with observe(names):
+        ...     _ = model(torch.zeros(1, 10, 2, 2))
+        >>> names[:3]
+        ['h_a', 'entropy_bottleneck', 'h_s']
+    """
+    token = _observers.set((*_observers.get(), observer))
+    try:
+        yield
+    finally:
+        _observers.reset(token)
+
+
+def stage(name: str, index: int | None = None) -> AbstractContextManager[None]:
+    """Name what a `with` block does.
+
+    Args:
+        name: of the stage.
+        index: the coding step that it belongs to.
+    """
+    if torch.compiler.is_compiling() or not _observers.get():
+        return nullcontext()
+    return _told(name, index, _observers.get())
+
+
+@contextmanager
+def _told(name: str, index: int | None, observers: tuple[Observer, ...]) -> Iterator[None]:
+    for observer in observers:
+        observer.begin(name, index)
+    try:
+        yield
+    finally:
+        for observer in reversed(observers):
+            observer.end(name, index)
