@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmctx.entropy.gaussian import level_values, scale_index
+from ssmctx.distributions.scales import ScaleGrid
 from ssmctx.entropy.rice import pack_places, unpack_places
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
@@ -185,7 +185,7 @@ def guarded_rows(scale: Tensor, first: int, guard: Guard) -> NDArray[np.uint8]:
 
 
 def _row(scale: Tensor) -> Tensor:
-    return scale_index(scale).to(torch.uint8)
+    return ScaleGrid().index(scale).to(torch.uint8)
 
 
 def _host(rows: Tensor) -> NDArray[np.uint8]:
@@ -206,7 +206,7 @@ def _choose_shifts(scale: Tensor, band: float) -> tuple[int, NDArray[np.uint8]]:
     What is near a border is only estimated here: the list is made afterwards, from the shifted scales themselves.
     """
     total = len(scale)
-    levels = torch.tensor(level_values(), dtype=torch.float64).log()
+    levels = torch.tensor(ScaleGrid().values(), dtype=torch.float64).log()
     borders = ((levels[1:] + levels[:-1]) / 2).to(scale)
     place = scale.clamp(min=1e-9).log()
     distance = place - borders[torch.bucketize(place, levels[1:-1].to(scale))]

@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.channel_spatial import ChannelSpatialContext
+from ssmctx.distributions import Gaussian
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.coders import Coder
-from ssmctx.entropy.gaussian import SCALE_MIN, gaussian_likelihood, scale_index, scale_levels
-from ssmctx.entropy.gaussian_tables import gaussian_tables
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import PreparedTables, StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, to_symbols
-from ssmctx.entropy.tables import CodingTables
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError, NotUpdatedError, ShapeError
 from ssmctx.layers.checks import check_picture, check_positive
 from ssmctx.registry import coders
 
 __all__ = ["MambaICEntropyModel"]
 
+_GAUSSIAN = Gaussian()
 _TABLE_BUFFERS = ("_offset", "_quantized_cdf", "_cdf_length")
 
 
@@ -102,10 +102,10 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         self.h_a = hyper_analysis(M, 2 * N, hyper_channels) if h_a is None else h_a
         self.h_s = HyperSynthesis(M, 2 * N, hyper_channels) if h_s is None else h_s
         self.entropy_bottleneck = EntropyBottleneck(hyper_channels)
-        self.scale_bound = LowerBound(SCALE_MIN)
+        self.scale_bound = LowerBound(_GAUSSIAN.grid.minimum)
         self.coder: Coder = coders.create(coder)
         self.guard_band = check_band(guard_band)
-        self.y_tables = StoredTables(gaussian_tables())
+        self.y_tables = StoredTables(_GAUSSIAN.tables())
         self._z_prepared = PreparedTables()
 
     # --- CompressAI's contract
@@ -230,9 +230,9 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
             q = self._round(residual)
             scale = self.scale_bound(step.scale)
             if self.training:
-                p = gaussian_likelihood(residual + torch.rand_like(residual) - 0.5, scale)
+                p = _GAUSSIAN.likelihood(residual + torch.rand_like(residual) - 0.5, scale)
             else:  # the coder works with the tabled scales
-                p = gaussian_likelihood(q, scale_levels(scale)[scale_index(scale)])
+                p = _GAUSSIAN.likelihood(q, _GAUSSIAN.grid.tensor(scale)[_GAUSSIAN.rows(scale)])
             p = torch.where(step.positions, p, likelihood[:, step.channels])
             likelihood = likelihood.slice_scatter(p, 1, step.channels.start, step.channels.stop)
             return q

@@ -7,10 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.guard import Guard, checksum, guard_scales, guarded_rows
 from ssmctx.entropy.steps import Step
-from ssmctx.entropy.tables import CodingTables
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
 
 __all__ = ["LatentReader", "LatentWriter", "to_symbols"]

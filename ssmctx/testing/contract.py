@@ -9,7 +9,6 @@ A latent codec takes y and gives y_hat; a whole model takes x and gives x_hat, w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmctx.entropy.gaussian import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
+from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.numerics import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.testing.broken import LawBroken, attempt, difference
@@ -204,8 +203,7 @@ def update_tables(codec: Any) -> None:
         2
     """
     if callable(getattr(codec, "update_scale_table", None)):
-        levels = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS)
-        codec.update_scale_table(levels.exp().tolist(), force=True)
+        codec.update_scale_table(list(ScaleGrid().values()), force=True)
     elif callable(getattr(codec, "update", None)) and not isinstance(codec, (nn.ModuleDict, nn.ParameterDict)):
         codec.update(force=True)
     elif isinstance(codec, nn.Module):
