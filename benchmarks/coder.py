@@ -26,13 +26,12 @@ import torch
 from measure import machine, seconds
 from numpy.typing import NDArray
 
+from ssmctx.distributions import Gaussian
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.constriction_coder import ConstrictionCoder
 from ssmctx.entropy.container import write_whole
-from ssmctx.entropy.gaussian import scale_index
-from ssmctx.entropy.gaussian_tables import gaussian_tables
 from ssmctx.entropy.rans import RansCoder
-from ssmctx.entropy.tables import CodingTables
 
 COUNT = 400_000
 STEPS = 10
@@ -52,7 +51,7 @@ def draw(mean: float, spread: float) -> tuple[Symbols, Indexes]:
     scales = torch.exp(mean + spread * torch.randn(COUNT, generator=generator)).clamp(0.11, 256)
     symbols = torch.round(scales * torch.randn(COUNT, generator=generator))
     symbols[::5000] += 4000
-    return symbols.numpy().astype(np.int16), scale_index(scales).numpy().astype(np.uint8)
+    return symbols.numpy().astype(np.int16), Gaussian().rows(scales).numpy().astype(np.uint8)
 
 
 def with_coder(coder: Coder, symbols: Symbols, indexes: Indexes, tables: CodingTables) -> Contender:
@@ -122,7 +121,7 @@ def with_compressai(symbols: Symbols, indexes: Indexes, tables: CodingTables) ->
 
 def compare(mean: float, spread: float, rounds: int) -> dict[str, object]:
     """Check, then time, every contender on one draw."""
-    tables = gaussian_tables()
+    tables = Gaussian().tables()
     symbols, indexes = draw(mean, spread)
     ours = with_coder(RansCoder(), symbols, indexes, tables)
     alone, inside, stream = with_compressai(symbols, indexes, tables)

@@ -28,8 +28,8 @@ from mambaic.codec import MambaIC
 from mambaic.files import PictureCodec
 from mambaic.images import find_images, read_image, to_float
 
+from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.container import CodedPicture, write_whole
-from ssmctx.entropy.gaussian import SCALE_MIN, scale_index
 from ssmctx.entropy.guard import DEFAULT_BAND
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.steps import Step, coding_steps, drive
@@ -83,9 +83,9 @@ def drift(model: MambaIC, pictures: list[Path], base: str, other: str, copies: i
         scale, symbols = walk(model, y, None, 1)
         put(model, other)
         moved, _ = walk(model, y.to(next(model.parameters()).device), symbols, copies)
-        above = scale > SCALE_MIN  # below the floor all are coded alike
+        above = scale > ScaleGrid().minimum  # below the floor all are coded alike
         worst = max(worst, float(((moved - scale).abs() / scale)[above].max()))
-        rows += int((scale_index(moved) != scale_index(scale)).sum())
+        rows += int((ScaleGrid().index(moved) != ScaleGrid().index(scale)).sum())
     return {"largest_relative_drift": worst, "rows_that_would_differ": rows}
 
 

@@ -62,6 +62,7 @@ _registry.contexts.register("released", "ssmctx.context.released:ReleasedContext
 _registry.contexts.register("uneven", "ssmctx.context.variants:uneven")
 _registry.coders.register("rans", "ssmctx.entropy.rans:RansCoder")
 _registry.coders.register("constriction", "ssmctx.entropy.constriction_coder:ConstrictionCoder")
+_registry.distributions.register("gaussian", "ssmctx.distributions.gaussian:Gaussian")
 _registry.entropy_models.register("mambaic", "ssmctx.entropy.model:MambaICEntropyModel")
 
 

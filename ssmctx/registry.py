@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from ssmctx.errors import DuplicateNameError, UnknownNameError
 
-__all__ = ["Registry", "blocks", "coders", "contexts", "entropy_models", "scan_backends"]
+__all__ = ["Registry", "blocks", "coders", "contexts", "distributions", "entropy_models", "scan_backends"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -115,6 +115,9 @@ coders: Registry[Any] = Registry("coder")
 
 contexts: Registry[Any] = Registry("context")
 """Context models, `ssmctx.ContextModel`; made with `M`."""
+
+distributions: Registry[Any] = Registry("distribution")
+"""What an element of y is coded with, `ssmctx.distributions.Distribution`; made without arguments."""
 
 entropy_models: Registry[Any] = Registry("entropy model")
 """Entropy models, latent codecs in CompressAI's contract; made with `M`."""

@@ -11,7 +11,20 @@ import pytest
 import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
-ORDER = ["errors", "registry", "memory", "jit", "scan", "layers", "context", "entropy", "compat", "profile", "testing"]
+ORDER = [
+    "errors",
+    "registry",
+    "memory",
+    "jit",
+    "scan",
+    "layers",
+    "distributions",
+    "context",
+    "entropy",
+    "compat",
+    "profile",
+    "testing",
+]
 
 
 def layer_of(module: str) -> int:
@@ -83,7 +96,7 @@ def test_import_ssmctx_loads_torch_and_itself():
 def test_what_needs_no_codec_loads_nothing_slow():
     code = """
 from ssmctx import VSSBlock, WindowLocalAttention, ChannelSpatialContext, CodingOrder, ContextModel, registry, backends
-import ssmctx.scan, ssmctx.errors, ssmctx.entropy.container, ssmctx.entropy.rans, ssmctx.entropy.tables
+import ssmctx.scan, ssmctx.errors, ssmctx.entropy.container, ssmctx.entropy.rans, ssmctx.distributions.tables
 backends()
 registry.contexts.get("uneven"), registry.blocks.get("transformer")
 """

@@ -33,7 +33,7 @@ def compiled(page: Path, line: int, code: str):
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
     """What pages register, and how they log, ends with their test."""
-    for kind in ("blocks", "coders", "contexts", "entropy_models", "scan_backends"):
+    for kind in ("blocks", "coders", "contexts", "distributions", "entropy_models", "scan_backends"):
         of_kind = getattr(registry, kind)
         monkeypatch.setattr(of_kind, "_targets", dict(of_kind._targets))
     ours, root = logging.getLogger("ssmctx"), logging.getLogger()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models import SLICES, M, entropy_model, latent
 
 from ssmctx import ChannelSpatialContext
-from ssmctx.entropy.gaussian import level_values, scale_index
+from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum, folded, guard_scales, guarded_rows
 from ssmctx.entropy.rice import pack_places, unpack_places
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
@@ -20,7 +20,7 @@ def scales(seed: int, count: int) -> torch.Tensor:
     """Any scales, many of them on a border and a few steps of float32 beside it, and some not positive."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.exp(8 * torch.rand(count, generator=generator) - 3)
-    levels = torch.tensor(level_values(), dtype=torch.float64)
+    levels = torch.tensor(ScaleGrid().values(), dtype=torch.float64)
     borders = (levels[1:] * levels[:-1]).sqrt()[torch.randint(63, (count,), generator=generator)]
     beside = borders * (1 + 2e-7 * torch.randint(-40, 40, (count,), generator=generator))
     chosen = torch.where(torch.rand(count, generator=generator) < 0.2, beside.float(), spread)
@@ -30,7 +30,7 @@ def scales(seed: int, count: int) -> torch.Tensor:
 def drifted(scale: torch.Tensor, band: float, seed: int) -> torch.Tensor:
     """Every scale moved by the whole band, up or down as suits it least: half of them by chance, half to a border."""
     signs = torch.randint(0, 2, scale.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    up = scale_index(scale * (1 + band)) != scale_index(scale)
+    up = ScaleGrid().index(scale * (1 + band)) != ScaleGrid().index(scale)
     signs = torch.where(torch.rand(scale.shape) < 0.5, signs, torch.where(up, 1, -1))
     return (scale.double() * (1 + signs * band)).float()
 
@@ -64,7 +64,7 @@ def test_shifts_cost_next_to_nothing():
     scale = torch.exp(6 * torch.rand(200_000) - 2)
     rows, guard = guard_scales(scale, DEFAULT_BAND, (1, 2))
     assert len(guard.to_bytes(len(scale))) < 140
-    assert (rows != scale_index(scale)).float().mean() < 0.1
+    assert (rows != ScaleGrid().index(scale)).float().mean() < 0.1
     floor, guard = guard_scales(torch.full((200_000,), 0.05), DEFAULT_BAND, (1, 2))
     assert not floor.any()
     assert len(guard.to_bytes(len(floor))) < 16

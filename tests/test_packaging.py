@@ -30,7 +30,7 @@ import numpy as np
 import ssmctx
 from ssmctx.entropy import rans_kernels
 from ssmctx.entropy.rans import RansCoder
-from ssmctx.entropy.tables import CodingTables
+from ssmctx.distributions.tables import CodingTables
 tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
 symbols, indexes = np.array([0, 1, -1, 300], np.int16), np.zeros(4, np.uint8)
 encoder = RansCoder().encoder()

@@ -18,9 +18,10 @@ def test_builtin_components_are_registered():
     assert isinstance(registry.blocks.create("vss", 8), ssmctx.VSSBlock)
 
 
-@pytest.mark.parametrize(
-    "kind", [registry.blocks, registry.contexts, registry.entropy_models, registry.scan_backends], ids=lambda r: r.kind
-)
+KINDS = [value for value in vars(registry).values() if isinstance(value, Registry)]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda r: r.kind)
 def test_every_registered_name_loads(kind):
     assert all(callable(kind.get(name)) for name in kind.names())
 

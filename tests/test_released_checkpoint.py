@@ -11,7 +11,7 @@ from released import SIZES, filler, released_state_dict
 
 from ssmctx.compat.released import ReleasedMambaIC, convert_state_dict, load_released, released_sizes
 from ssmctx.compat.released_keys import released_layout
-from ssmctx.entropy.gaussian import gaussian_likelihood
+from ssmctx.distributions import Gaussian
 from ssmctx.entropy.steps import coding_steps, drive
 from ssmctx.errors import CheckpointError
 from ssmctx.layers.gated_attention import GatedAttention
@@ -67,7 +67,7 @@ def test_means_and_scales_give_the_golden_likelihoods(golden):
 
     def quantised(step):
         q = torch.round(y[:, step.channels] - step.mean)
-        untabled = gaussian_likelihood(q, codec.scale_bound(step.scale))
+        untabled = Gaussian().likelihood(q, codec.scale_bound(step.scale))
         likelihood[:, step.channels] += untabled * step.positions
         return q
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmctx.entropy.tables import CodingTables
+from ssmctx.distributions.tables import CodingTables
 
 __all__ = ["Coder", "StreamDecoder", "StreamEncoder"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmctx.distributions.tables import CodingTables, check_indexes, check_symbols
 from ssmctx.entropy.coders import StreamDecoder, StreamEncoder
-from ssmctx.entropy.tables import CodingTables, check_indexes, check_symbols
 from ssmctx.errors import BackendUnavailableError, CorruptStreamError
 
 __all__ = ["ConstrictionCoder"]

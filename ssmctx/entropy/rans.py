@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmctx.entropy.tables import CodingTables, check_indexes, check_symbols
+from ssmctx.distributions.tables import CodingTables, check_indexes, check_symbols
 from ssmctx.errors import CorruptStreamError
 
 __all__ = ["RansCoder", "RansDecoder", "RansEncoder"]
@@ -28,7 +28,7 @@ class RansCoder:
     Examples:
         >>> import numpy as np
         >>> from ssmctx.entropy.rans import RansCoder
-        >>> from ssmctx.entropy.tables import CodingTables
+        >>> from ssmctx.distributions.tables import CodingTables
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
         >>> symbols = np.array([0, 1, -1, 0, 300], np.int16)
         >>> indexes = np.zeros(5, np.uint8)

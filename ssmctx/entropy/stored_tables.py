@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssmctx.entropy.tables import CodingTables
+from ssmctx.distributions.tables import CodingTables
 
 __all__ = ["StoredTables"]
 
@@ -23,10 +23,10 @@ class StoredTables(nn.Module):
         tables: the tables of a new model.
 
     Examples:
-        >>> from ssmctx.entropy.gaussian_tables import gaussian_tables
+        >>> from ssmctx.distributions import Gaussian
         >>> from ssmctx.entropy.stored_tables import StoredTables
-        >>> stored = StoredTables(gaussian_tables())
-        >>> list(stored.state_dict()), stored.tables().fingerprint() == gaussian_tables().fingerprint()
+        >>> stored = StoredTables(Gaussian().tables())
+        >>> list(stored.state_dict()), stored.tables().fingerprint() == Gaussian().tables().fingerprint()
         (['cdfs', 'lengths', 'offsets'], True)
     """
 

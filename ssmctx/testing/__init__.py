@@ -14,6 +14,7 @@ from ssmctx.testing.laws.block import assert_block
 from ssmctx.testing.laws.causal import assert_causal, assert_causal_steps, assert_partition
 from ssmctx.testing.laws.coder import assert_coder
 from ssmctx.testing.laws.corruption import assert_rejects_corruption
+from ssmctx.testing.laws.distribution import assert_distribution
 from ssmctx.testing.laws.rate import assert_real_bits
 from ssmctx.testing.laws.round_trip import SIZES, assert_any_size, assert_deterministic, assert_round_trip
 from ssmctx.testing.laws.scan import assert_scan_equal, poisoned_memory
@@ -36,6 +37,7 @@ __all__ = [
     "assert_causal_steps",
     "assert_coder",
     "assert_deterministic",
+    "assert_distribution",
     "assert_partition",
     "assert_real_bits",
     "assert_rejects_corruption",

@@ -9,7 +9,6 @@ A latent codec takes y and gives y_hat; a whole model takes x and gives x_hat, w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ssmctx.entropy.gaussian import SCALE_LEVELS, SCALE_MAX, SCALE_MIN
+from ssmctx.codec.tables import update_tables as _update_tables
 from ssmctx.entropy.switches import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.testing.broken import LawBroken, attempt, difference
@@ -203,14 +202,7 @@ def update_tables(codec: Any) -> None:
         >>> codec.entropy_bottleneck.quantized_cdf.shape[0]
         2
     """
-    if callable(getattr(codec, "update_scale_table", None)):
-        levels = torch.linspace(math.log(SCALE_MIN), math.log(SCALE_MAX), SCALE_LEVELS)
-        codec.update_scale_table(levels.exp().tolist(), force=True)
-    elif callable(getattr(codec, "update", None)) and not isinstance(codec, (nn.ModuleDict, nn.ParameterDict)):
-        codec.update(force=True)
-    elif isinstance(codec, nn.Module):
-        for part in codec.children():
-            update_tables(part)
+    _update_tables(codec, force=True)
 
 
 def ready(factory: Callable[[], Any], seed: int = 0) -> Any:

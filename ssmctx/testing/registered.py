@@ -24,6 +24,7 @@ from ssmctx.testing.contract import update_tables
 from ssmctx.testing.laws.block import assert_block
 from ssmctx.testing.laws.causal import assert_causal, assert_partition
 from ssmctx.testing.laws.coder import assert_coder
+from ssmctx.testing.laws.distribution import assert_distribution
 from ssmctx.testing.laws.round_trip import assert_round_trip
 from ssmctx.testing.laws.scan import assert_scan_equal
 from ssmctx.testing.report import codec_laws
@@ -40,7 +41,14 @@ _SMALL = {
     "d_state": 3,
     "window_size": 4,
 }
-_JUDGED = (registry.blocks, registry.coders, registry.contexts, registry.entropy_models, registry.scan_backends)
+_JUDGED = (
+    registry.blocks,
+    registry.coders,
+    registry.contexts,
+    registry.distributions,
+    registry.entropy_models,
+    registry.scan_backends,
+)
 _CAUSAL_SIZES = ((1, 1), (5, 7))
 _SCANS = (
     ScanCase(batch=2, height=5, width=7, channels=9, states=3),
@@ -82,6 +90,8 @@ def registered_checks() -> Iterator[Check]:
     for name in registry.contexts.names():
         yield Check("context", name, "causal", functools.partial(_check_causal, name))
         yield Check("context", name, "round trip", functools.partial(_check_context_codes, name))
+    for name in registry.distributions.names():
+        yield Check("distribution", name, "distribution", functools.partial(_check_distribution, name))
     for name in registry.entropy_models.names():
         laws = codec_laws(functools.partial(make_small, registry.entropy_models, name), _latent, errors=(StreamError,))
         laws.pop("real bits")  # owed by trained models
@@ -158,6 +168,15 @@ def _check_context_codes(name: str) -> None:
         ).eval()
         update_tables(codec)
         assert_round_trip(codec, Latent(channels, 5, 6).tensor())
+
+
+def _check_distribution(name: str) -> None:
+    distribution = make_small(registry.distributions, name)
+    if distribution.name != name:  # files say it
+        raise LawBroken(
+            "distribution", f"{distribution!r} is registered as {name!r} and has the name {distribution.name!r}"
+        )
+    assert_distribution(distribution)
 
 
 def _check_scan(name: str, dtype: torch.dtype) -> None:

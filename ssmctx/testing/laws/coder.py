@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.coders import Coder
-from ssmctx.entropy.tables import CodingTables
 from ssmctx.errors import CorruptStreamError
 from ssmctx.testing.broken import LawBroken, attempt, in_brief
 

@@ -6,16 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmctx.entropy.gaussian import SCALE_LEVELS, gaussian_likelihood, level_values, scale_index, scale_levels
-from ssmctx.entropy.gaussian_tables import gaussian_tables, quantise
+from ssmctx.distributions import Gaussian, ScaleGrid
+from ssmctx.distributions.quantise import quantise
 
 
 def test_golden_tables():
     """A change here makes every file unreadable whose model did not store its tables."""
-    tables = gaussian_tables()
+    tables = Gaussian().tables()
     assert tables.fingerprint().hex() == "46e54a158d254104"
     assert tables.cdfs[10, : tables.lengths[10]].tolist() == GOLDEN_ROW
-    assert [value.hex() for value in level_values()[:3]] == GOLDEN_LEVELS
+    assert [value.hex() for value in ScaleGrid().values()[:3]] == GOLDEN_LEVELS
 
 
 GOLDEN_ROW = [0, 1, 2, 6036, 59499, 65533, 65534, 65535, 65536]
@@ -25,9 +25,9 @@ GOLDEN_LEVELS = ["0x1.c28f5c28f5c29p-4", "0x1.fd8f2837ff12bp-4", "0x1.20245ef939
 def test_tables_are_those_of_compressai():
     from compressai.entropy_models import GaussianConditional
 
-    theirs = GaussianConditional(list(level_values()))
+    theirs = GaussianConditional(list(ScaleGrid().values()))
     theirs.update()
-    ours = gaussian_tables()
+    ours = Gaussian().tables()
     assert theirs.cdf_length.tolist() == ours.lengths.tolist()
     assert theirs.offset.tolist() == ours.offsets.tolist()
     # they add up float32 masses, and so differ by a count here and there
@@ -43,13 +43,13 @@ def test_quantising_is_that_of_compressai(row):
 
 
 def test_tables_match_the_likelihood():
-    tables = gaussian_tables()
-    scales = scale_levels(torch.zeros((), dtype=torch.float64))
-    assert len(tables.cdfs) == SCALE_LEVELS
+    tables = Gaussian().tables()
+    scales = ScaleGrid().tensor(torch.zeros((), dtype=torch.float64))
+    assert len(tables.cdfs) == ScaleGrid().levels
     for scale, cdf, length, offset in zip(scales, tables.cdfs, tables.lengths, tables.offsets, strict=True):
         frequency = torch.tensor(cdf[:length]).diff()
         symbols = torch.arange(length - 2, dtype=torch.float64) + offset
-        likelihood = gaussian_likelihood(symbols, scale)
+        likelihood = Gaussian().likelihood(symbols, scale)
         bits = -(likelihood * torch.log2(frequency[:-1] / 2**16)).sum()
         entropy = -(likelihood * torch.log2(likelihood)).sum()
         assert bits - entropy < 0.01 * entropy + 0.005
@@ -57,14 +57,14 @@ def test_tables_match_the_likelihood():
 
 @given(st.floats(0.05, 400))
 def test_the_index_is_the_nearest_scale_on_a_log_axis(scale):
-    levels = scale_levels(torch.zeros((), dtype=torch.float64))
+    levels = ScaleGrid().tensor(torch.zeros((), dtype=torch.float64))
     distance = (levels / scale).log().abs()
-    index = scale_index(torch.tensor(scale, dtype=torch.float64))
+    index = ScaleGrid().index(torch.tensor(scale, dtype=torch.float64))
     torch.testing.assert_close(distance[index], distance.min())
 
 
 @pytest.mark.parametrize("scale", [0.11, 1.0, 37.0, 256.0])
 def test_likelihoods_are_probabilities(scale):
     residual = torch.arange(-3000.0, 3001.0)
-    total = gaussian_likelihood(residual.double(), torch.tensor(scale).double()).sum()
+    total = Gaussian().likelihood(residual.double(), torch.tensor(scale).double()).sum()
     torch.testing.assert_close(total, torch.ones((), dtype=torch.float64), atol=1e-5, rtol=0)

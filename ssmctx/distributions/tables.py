@@ -64,7 +64,7 @@ class CodingTables:
         The tables of CompressAI's entropy models: `_quantized_cdf`, `_cdf_length`, `_offset`.
 
     Examples:
-        >>> from ssmctx.entropy.tables import CodingTables
+        >>> from ssmctx.distributions.tables import CodingTables
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
         >>> tables.cdfs.shape, tables.fingerprint().hex()
         ((1, 5), '8af2e7f186cebd8d')
@@ -91,7 +91,7 @@ class CodingTables:
             ArgumentError: see the class; also a row that holds fewer entries than its length.
 
         Examples:
-            >>> from ssmctx.entropy.tables import CodingTables
+            >>> from ssmctx.distributions.tables import CodingTables
             >>> CodingTables.from_lists([[0, 9, 65536], [0, 1, 2, 65536]], [3, 4], [0, -1]).cdfs.tolist()
             [[0, 9, 65536, 0], [0, 1, 2, 65536]]
         """
@@ -189,7 +189,7 @@ def check_indexes(indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.uin
 
     Examples:
         >>> import numpy as np
-        >>> from ssmctx.entropy.tables import CodingTables, check_indexes
+        >>> from ssmctx.distributions.tables import CodingTables, check_indexes
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
         >>> check_indexes(np.zeros(3, np.uint8), tables)
         array([0, 0, 0], dtype=uint16)
@@ -216,7 +216,7 @@ def check_symbols(symbols: NDArray[np.int16], indexes: NDArray[Any]) -> None:
 
     Examples:
         >>> import numpy as np
-        >>> from ssmctx.entropy.tables import check_symbols
+        >>> from ssmctx.distributions.tables import check_symbols
         >>> check_symbols(np.array([0, -1], np.int16), np.zeros(2, np.uint8))
     """
     if not isinstance(symbols, np.ndarray) or symbols.dtype != np.int16 or symbols.ndim != 1:

@@ -1,0 +1,140 @@
+"""A distribution: likelihoods are probabilities of the stated variance, and its tables code at the rate they say."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssmctx.distributions import Distribution
+from ssmctx.testing.broken import LawBroken, attempt
+
+__all__ = ["assert_distribution"]
+
+_LAW = "distribution"
+_SCALES = (0.11, 0.7, 3.0, 40.0)
+_FARTHEST = 2000.0  # standard deviations
+_STEP = 1e-4
+_COST = 1.005  # bits for each bit of the entropy, on average over the rows, and in each
+_COST_OF_A_ROW = 0.01
+
+
+def assert_distribution(distribution: Distribution) -> None:
+    """Likelihoods sum to 1, with the stated variance and gradients; the tables are of the same law, and cost no rate.
+
+    Args:
+        distribution: to judge.
+
+    Raises:
+        LawBroken: what does not hold.
+
+    Examples:
+        >>> from ssmctx.distributions import Gaussian
+        >>> from ssmctx.testing import assert_distribution
+        >>> assert_distribution(Gaussian())
+    """
+    _check_object(distribution)
+    for scale in _SCALES:
+        _check_likelihoods(distribution, scale)
+    _check_gradients(distribution)
+    _check_precision(distribution)
+    _check_tables(distribution)
+
+
+def _check_object(distribution: Distribution) -> None:
+    for how, copied in (
+        ("deepcopy", copy.deepcopy(distribution)),
+        ("pickle", pickle.loads(pickle.dumps(distribution))),
+    ):
+        if copied != distribution or hash(copied) != hash(distribution):
+            raise LawBroken(
+                _LAW, f"a {how} of {distribution!r} is another", "a class with parameters must be a frozen dataclass"
+            )
+
+
+def _masses(distribution: Distribution, scale: float, symbols: Tensor) -> Tensor:
+    """Likelihoods without their lower limit, in float64."""
+    sigma, distance = symbols.new_tensor(scale), symbols.abs()
+    return distribution.survival(distance - 0.5, sigma) - distribution.survival(distance + 0.5, sigma)
+
+
+def _check_likelihoods(distribution: Distribution, scale: float) -> None:
+    far = int(_FARTHEST * max(scale, 1))
+    symbols = torch.arange(-far, far + 1, dtype=torch.float64)
+    mass = attempt(_LAW, "survival", _masses, distribution, scale, symbols)
+    if abs(float(mass.sum()) - 1) > 1e-6 or float(mass.min()) < -1e-12:
+        raise LawBroken(
+            _LAW, f"likelihoods at scale {scale} sum to {float(mass.sum()):.8f}, smallest {float(mass.min()):.3g}"
+        )
+    if float(mass[far:].diff().max()) > 1e-12:
+        raise LawBroken(_LAW, f"likelihoods at scale {scale} rise away from 0", "the law is not unimodal")
+    deviation = float((mass * symbols**2).sum() - 1 / 12) ** 0.5  # rounding adds the variance of a step
+    if scale > 2 and abs(deviation / scale - 1) > 1e-3:
+        raise LawBroken(
+            _LAW, f"the standard deviation at scale {scale} is {deviation:.4f}", "the scale is another measure"
+        )
+    few = symbols[far - 20 : far + 21]
+    likelihood = distribution.likelihood(few, few.new_tensor(scale))
+    if not torch.equal(likelihood, likelihood.flip(0)):
+        raise LawBroken(_LAW, f"likelihoods at scale {scale} differ between r and -r")
+
+
+def _check_gradients(distribution: Distribution) -> None:
+    residual = torch.tensor([-3.3, -0.9, 0.2, 0.5, 1.7, 6.1], dtype=torch.float64)
+    for which, scale in itertools.product(("residual", "scale"), (0.6, 2.5)):
+        r, s = residual.clone().requires_grad_(), torch.full_like(residual, scale).requires_grad_()
+        distribution.likelihood(r, s).sum().backward()  # type: ignore[no-untyped-call]
+        up, down = (
+            distribution.likelihood(residual + shift, s.detach())
+            if which == "residual"
+            else distribution.likelihood(residual, s.detach() + shift)
+            for shift in (_STEP, -_STEP)
+        )
+        gradient = (r if which == "residual" else s).grad
+        # a density may have a bend at 0: half a step each way of 1/2, one-sided slopes differ by what a step sees
+        if gradient is None or not torch.allclose(gradient, (up - down) / (2 * _STEP), rtol=1e-3, atol=1e-4):
+            raise LawBroken(
+                _LAW, f"the gradient for the {which} at scale {scale} is {gradient}, differences say {up - down}"
+            )
+
+
+def _check_precision(distribution: Distribution) -> None:
+    residual, scale = torch.tensor([0.0, 1.3, -4.0]).bfloat16(), torch.tensor([0.3, 1.1, 2.0]).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        likelihood = distribution.likelihood(residual, scale)
+    if likelihood.dtype != torch.float32 or not torch.equal(
+        likelihood, distribution.likelihood(residual.float(), scale.float())
+    ):
+        raise LawBroken(_LAW, f"under bfloat16 autocast likelihoods are {likelihood.dtype}, or others than in float32")
+
+
+def _check_tables(distribution: Distribution) -> None:
+    tables, spent, needed = attempt(_LAW, "tables", distribution.tables), 0.0, 0.0
+    values = distribution.grid.values()
+    if len(tables.lengths) != len(values):
+        raise LawBroken(_LAW, f"{len(tables.lengths)} table rows for {len(values)} tabled scales")
+    for row, scale in enumerate(values):
+        frequency = np.diff(tables.cdfs[row, : tables.lengths[row]])
+        symbols = torch.arange(len(frequency) - 1, dtype=torch.float64) + int(tables.offsets[row])
+        mass = _masses(distribution, scale, symbols).numpy()
+        bits, entropy = _rate(mass, frequency)
+        if bits > entropy * (1 + _COST_OF_A_ROW) + _COST_OF_A_ROW:
+            raise LawBroken(
+                _LAW,
+                f"row {row}, scale {scale:.3g}, takes {bits:.4f} bits a symbol where the likelihoods say {entropy:.4f}",
+                "survival and half_mass are of different laws",
+            )
+        spent, needed = spent + bits, needed + entropy
+    if spent > needed * _COST:
+        raise LawBroken(_LAW, f"the tables take {spent / needed:.4f} times the bits of the likelihoods")
+
+
+def _rate(mass: NDArray[np.float64], frequency: NDArray[np.int32]) -> tuple[float, float]:
+    """Bits a symbol as the table codes, and as the likelihoods say; what escapes counts alike but for the escape."""
+    mass = np.append(mass, max(0.0, 1 - mass.sum())).clip(1e-300)
+    return float(-(mass * np.log2(frequency / 65536)).sum()), float(-(mass * np.log2(mass)).sum())
