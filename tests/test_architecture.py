@@ -11,7 +11,20 @@ import pytest
 import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
-ORDER = ["errors", "registry", "memory", "jit", "scan", "layers", "context", "entropy", "compat", "profile", "testing"]
+ORDER = [
+    "errors",
+    "registry",
+    "memory",
+    "jit",
+    "lookalike",
+    "scan",
+    "layers",
+    "context",
+    "entropy",
+    "compat",
+    "profile",
+    "testing",
+]
 
 
 def layer_of(module: str) -> int:
