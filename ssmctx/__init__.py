@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ssmctx import registry as _registry
 
 if TYPE_CHECKING:
+    from ssmctx.codec import ImageCodec
     from ssmctx.context import ChannelSpatialContext, CodingOrder, ContextModel
     from ssmctx.entropy.model import MambaICEntropyModel
     from ssmctx.layers import VSSBlock, WindowLocalAttention
@@ -20,6 +21,7 @@ __all__ = [
     "ChannelSpatialContext",
     "CodingOrder",
     "ContextModel",
+    "ImageCodec",
     "MambaICEntropyModel",
     "VSSBlock",
     "WindowLocalAttention",
@@ -33,6 +35,7 @@ _HOMES = {
     "ChannelSpatialContext": "ssmctx.context",
     "CodingOrder": "ssmctx.context",
     "ContextModel": "ssmctx.context",
+    "ImageCodec": "ssmctx.codec",
     "MambaICEntropyModel": "ssmctx.entropy.model",
     "VSSBlock": "ssmctx.layers",
     "WindowLocalAttention": "ssmctx.layers",

@@ -12,18 +12,8 @@ import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
 ORDER = [
-    "errors",
-    "registry",
-    "memory",
-    "jit",
-    "scan",
-    "layers",
-    "distributions",
-    "context",
-    "entropy",
-    "compat",
-    "profile",
-    "testing",
+    *["errors", "registry", "memory", "jit", "files", "lookalike", "stages"],
+    *["scan", "layers", "distributions", "context", "entropy", "codec", "compat", "profile", "testing"],
 ]
 
 
@@ -96,7 +86,7 @@ def test_import_ssmctx_loads_torch_and_itself():
 def test_what_needs_no_codec_loads_nothing_slow():
     code = """
 from ssmctx import VSSBlock, WindowLocalAttention, ChannelSpatialContext, CodingOrder, ContextModel, registry, backends
-import ssmctx.scan, ssmctx.errors, ssmctx.entropy.container, ssmctx.entropy.rans, ssmctx.distributions.tables
+import ssmctx.scan, ssmctx.errors, ssmctx.entropy.bitstream, ssmctx.entropy.rans, ssmctx.distributions.tables
 backends()
 registry.contexts.get("uneven"), registry.blocks.get("transformer")
 """

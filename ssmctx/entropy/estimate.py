@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,7 +16,8 @@ _COUNT_BITS, _GROUP_BITS = 4, 4  # of an escape: how many groups of bits follow,
 def floor_at_tables(p: Tensor, q: Tensor, rows: Tensor, tables: CodingTables) -> Tensor:
     """Likelihoods, no smaller than what the coder makes of them.
 
-    A symbol of its row has at least one count of 65536; one outside costs the row's escape and what follows it.
+    A symbol of its row has at least one count of 65536; one outside costs the row's escape and the groups of bits that
+    follow it.
 
     Args:
         p: likelihoods, of any shape.
@@ -33,7 +35,7 @@ def floor_at_tables(p: Tensor, q: Tensor, rows: Tensor, tables: CodingTables) ->
         >>> tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
         >>> q = torch.tensor([0.0, 1.0, 2.0, 300.0])
         >>> floor_at_tables(torch.full((4,), 1e-9), q, torch.zeros(4, dtype=torch.long), tables).log2().tolist()
-        [-16.0, -16.0, -20.0, -28.0]
+        [-16.0, -16.0, -20.0, -32.0]
     """
     symbol, rows = q.detach().long(), rows.detach()
     lengths, offsets = (torch.from_numpy(x.copy()).to(p.device)[rows] for x in (tables.lengths, tables.offsets))
@@ -42,5 +44,7 @@ def floor_at_tables(p: Tensor, q: Tensor, rows: Tensor, tables: CodingTables) ->
     groups = sum((value >= 1 << _GROUP_BITS * i).to(p.dtype) for i in range(5))
     escape_bits = _COUNT_BITS + _GROUP_BITS * groups
     outside = (below > 0) | (above > 0)
-    floor = torch.exp2(-16 - torch.where(outside, escape_bits, 0))
+    escapes = np.take_along_axis(tables.cdfs, tables.lengths[:, None].astype(np.int64) - 2, axis=1)[:, 0]
+    escape = torch.from_numpy(16 - np.log2(65536 - escapes)).to(p)[rows]
+    floor = torch.exp2(-torch.where(outside, escape + escape_bits, 16))
     return torch.maximum(p, floor.to(p.dtype))

@@ -223,7 +223,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             Whether anything was built.
         """
         if force:
-            self.y_tables.reset(self.distribution.tables(), self.distribution.name)
+            self.y_tables.store(self.distribution.tables())
         return self.entropy_bottleneck.update(force=force, update_quantiles=update_quantiles)
 
     def aux_loss(self) -> Tensor:

@@ -2,45 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssmctx.distributions.tables import CodingTables
+from ssmctx.errors import CheckpointError
 
-__all__ = ["StoredTables"]
+__all__ = ["HeldTables", "StoredTables"]
 
 
-class StoredTables(nn.Module):
-    """Coding tables as buffers. A later release that builds other tables still reads the files of this checkpoint.
+_LAW, _UNSAID = "law", "gaussian"
 
-    A checkpoint without them leaves those of the constructor.
+
+class HeldTables(nn.Module):
+    """Base of modules that hold coding tables: in the state dict, but safe from what happens to buffers.
+
+    Weights are averaged, moved, narrowed, emptied and broadcast, and their buffers with them; a table that differs by
+    one count decodes to garbage. So the tensors are plain attributes, on the CPU. Empty buffers bear their names, for
+    libraries that look the names up. Tensors of any size load.
+    """
+
+    _held: ClassVar[tuple[str, ...]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prepared = PreparedTables()
+        self._hold({name: torch.empty(0, dtype=torch.int32, device="cpu") for name in self._held})
+
+    def _hold(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.inference_mode(False):  # what is made inside inference_mode must serve outside, too
+            for name, tensor in tensors.items():
+                self._buffers[name] = torch.empty(0, dtype=torch.int32, device="cpu")
+                self.__dict__[name] = tensor.detach().cpu().clone()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: self.__dict__[name] for name in self._held})
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
+        found = {name: state_dict.get(prefix + name) for name in self._held}
+        tensors = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+        self._hold({name: tensor for name, tensor in tensors.items() if not tensor.is_meta})
+        others = {**state_dict, **{prefix + name: self._buffers[name] for name in tensors}}
+        super()._load_from_state_dict(others, prefix, *rest)
+
+
+class StoredTables(HeldTables):
+    """Coding tables in a state dict. A later release that builds other tables still reads the files of this checkpoint.
+
+    A checkpoint without them leaves those of the constructor. One that was made with another distribution is refused.
 
     Args:
         tables: the tables of a new model.
+        law: name of the distribution that they are of; "gaussian" stands in no state dict, as in those of old.
 
     Examples:
         >>> from ssmctx.distributions import Gaussian
         >>> from ssmctx.entropy.stored_tables import StoredTables
-        >>> stored = StoredTables(Gaussian().tables())
+        >>> stored = StoredTables(Gaussian().tables(), "gaussian")
         >>> list(stored.state_dict()), stored.tables().fingerprint() == Gaussian().tables().fingerprint()
         (['cdfs', 'lengths', 'offsets'], True)
     """
 
+    _held = ("cdfs", "lengths", "offsets")
     cdfs: Tensor
     lengths: Tensor
     offsets: Tensor
 
-    def __init__(self, tables: CodingTables) -> None:
+    def __init__(self, tables: CodingTables, law: str) -> None:
         super().__init__()
+        self.law = law
+        self.store(tables)
+
+    def store(self, tables: CodingTables) -> None:
+        """Replace the tables, whatever state they are in."""
         used = np.arange(tables.cdfs.shape[1]) < tables.lengths[:, None]
-        self.register_buffer("cdfs", torch.tensor(tables.cdfs[used]))  # rows one after the other, without padding
-        self.register_buffer("lengths", torch.tensor(tables.lengths))
-        self.register_buffer("offsets", torch.tensor(tables.offsets))
-        self._made = PreparedTables()
+        arrays = (tables.cdfs[used], tables.lengths, tables.offsets)  # rows one after the other, without padding
+        self._hold({name: torch.from_numpy(array.copy()) for name, array in zip(self._held, arrays, strict=True)})
 
     def tables(self) -> CodingTables:
         """The tables, checked and prepared for coding.
@@ -48,39 +91,53 @@ class StoredTables(nn.Module):
         Raises:
             ArgumentError: what was loaded is no coding table.
         """
-        return self._made.of(self._make, self.cdfs, self.lengths, self.offsets)
+        return self._prepared.of(self._make, self.cdfs, self.lengths, self.offsets)
 
     def _make(self) -> CodingTables:
-        cdfs, lengths, offsets = (x.cpu().numpy() for x in (self.cdfs, self.lengths, self.offsets))
+        cdfs, lengths, offsets = (x.numpy() for x in (self.cdfs, self.lengths, self.offsets))
         return CodingTables.from_lists(np.split(cdfs, np.cumsum(lengths)[:-1]), lengths.tolist(), offsets.tolist())
 
-    def _load_from_state_dict(
-        self, state_dict: Mapping[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *rest: Any
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.law != _UNSAID:
+            destination[prefix + _LAW] = torch.tensor(list(self.law.encode()), dtype=torch.uint8)
+
+    def _load_from_state_dict(  # type: ignore[override]
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
     ) -> None:
-        for name in ("cdfs", "lengths", "offsets"):
-            stored = state_dict.get(prefix + name)
-            if stored is not None:
-                setattr(self, name, torch.empty_like(stored, device=self.cdfs.device))
+        law = state_dict.get(prefix + _LAW)
+        stored = _UNSAID if law is None else bytes(law.tolist()).decode()
+        if prefix + self._held[0] in state_dict and stored != self.law:
+            raise CheckpointError(
+                f"the checkpoint was made with distribution {stored!r}, this model has {self.law!r}: make the model with "
+                f"distribution={stored!r}"
+            )
         known = len(missing)
-        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, *rest)  # type: ignore[arg-type]
+        super()._load_from_state_dict(
+            {name: value for name, value in state_dict.items() if name != prefix + _LAW},
+            prefix, metadata, strict, missing, unexpected, errors,
+        )  # fmt: skip
         del missing[known:]
 
 
 class PreparedTables:
-    """Tables made once for as long as the tensors that they are made of stay the same."""
+    """Tables made once for as long as the tensors that they are made of hold the same values."""
 
     def __init__(self) -> None:
-        self._key: tuple[tuple[Tensor, int], ...] = ()
-        self._tables: CodingTables | None = None
+        self._last: tuple[list[NDArray[Any]], CodingTables] | None = None  # one attribute, for threads
 
-    def of(self, make: Any, *sources: Tensor) -> CodingTables:
-        """What `make()` gives, or gave for the very same sources."""
-        key = tuple((source, source._version) for source in sources)
-        same = len(key) == len(self._key) and all(
-            a is b and m == n for (a, m), (b, n) in zip(key, self._key, strict=True)
-        )
-        if self._tables is None or not same:
-            self._tables = make()
-            self._key = key
-        tables: CodingTables = self._tables
-        return tables
+    def of(self, make: Callable[[], CodingTables], *sources: Tensor) -> CodingTables:
+        """What `make()` gives, or gave for the very same values."""
+        # values, since tensors made in inference_mode have no version, and `.data` changes others without one
+        arrays = [source.detach().cpu().numpy() for source in sources]
+        last = self._last
+        if last is None or not all(np.array_equal(a, b) for a, b in zip(arrays, last[0], strict=True)):
+            last = self._last = [array.copy() for array in arrays], make()
+        return last[1]
