@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssmctx.entropy.factorized_tables import ExactPrior, factorized_tables, settled_quantiles
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.stored_tables import HeldTables
-from ssmctx.entropy.tables import CodingTables
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import ArgumentError, NotUpdatedError, ShapeError
 from ssmctx.layers.checks import check_positive
 from ssmctx.lookalike import Lookalike

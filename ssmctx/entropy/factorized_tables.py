@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmctx.entropy.gaussian_tables import quantise
-from ssmctx.entropy.tables import CodingTables
+from ssmctx.distributions.quantise import quantise
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import ArgumentError, NonFiniteError
 
 __all__ = ["ExactPrior", "factorized_tables", "settled_quantiles"]

@@ -20,7 +20,7 @@ _CAUSES = {
     "own": "the pass reads the elements that it is about to code: select what is coded, or use a masked convolution",
     "later": "a slice of channels or a mask that takes one step too many",
     "nan": "the mask multiplies by 0, and 0 * NaN is NaN: select with torch.where, or by indexing",
-    "memo": "the memo keeps something that belongs to another step, or that was made from uncoded elements",
+    "state": "the state keeps something that belongs to another step, or that was made from uncoded elements",
 }
 
 
@@ -29,7 +29,7 @@ def assert_causal(context: Any, y_hat: Tensor, side: Tensor, *, steps: Sequence[
 
     Everything that no earlier step coded is replaced, by noise and then by NaN; the mean and scale of the elements
     that the step codes must not move by one bit. Nor may what `refine` makes of a slice, by what later slices hold; nor
-    may any of these, when the steps share their `memo`.
+    may any of these, when the steps share the state that `begin` gives.
 
     A codec that gives no access to its context, one of another library's say, is judged by `assert_round_trip` and
     `assert_real_bits`: its decoder cannot read what is not decoded yet, so a leak shows as a decoder that disagrees
@@ -69,7 +69,7 @@ def assert_causal(context: Any, y_hat: Tensor, side: Tensor, *, steps: Sequence[
                     y_hat,
                 )
         if steps is None:
-            _assert_memo(context, masks, y_hat, side)
+            _assert_state(context, masks, y_hat, side)
 
 
 def assert_causal_steps(
@@ -124,11 +124,11 @@ def assert_partition(order: Any, size: tuple[int, int]) -> None:
         raise LawBroken("order", "the order has no steps")
     wrong = (times != 1).nonzero()
     if len(wrong):
-        place = wrong[0].tolist()
-        count = times[tuple(place)].item()
+        element = wrong[0].tolist()
+        count = times[tuple(element)].item()
         raise LawBroken(
             "order",
-            f"element (channel, row, column) {place} of a {size[0]}x{size[1]} latent is coded {count} times; "
+            f"element (channel, row, column) {element} of a {size[0]}x{size[1]} latent is coded {count} times; "
             f"{len(wrong)} of {times.numel()} elements are not coded exactly once",
             "slices that overlap or leave a gap, or a parity that both passes take",
         )
@@ -174,25 +174,22 @@ def _assert_unmoved(question: _Question, coded: Tensor, own: Tensor, masks: Sequ
         raise LawBroken(_LAW, f"{where}: the {found}, moved with NaN in what is not coded yet", _CAUSES["nan"])
 
 
-def _assert_memo(context: Any, masks: Sequence[Tensor], y_hat: Tensor, side: Tensor) -> None:
+def _assert_state(context: Any, masks: Sequence[Tensor], y_hat: Tensor, side: Tensor) -> None:
     """The steps of one latent may share work; what they predict must not change by a bit."""
-    memo: dict[str, Any] = {}
+    begin = getattr(context, "begin", None)
+    state = None if begin is None else attempt(_LAW, "begin", begin, side)
+    if state is None:
+        return
     for step in range(len(masks)):
         alone = list(context(step, y_hat, side))
         seen = torch.where(_coded_before(masks, step), y_hat, 0)
-        try:
-            shared = list(context(step, seen, side, memo))
-        except TypeError:
-            if step:
-                raise
-            return  # it takes no memo
-        found = _moved(alone, shared, masks[step], y_hat)
+        found = _moved(alone, list(context(step, seen, side, state)), masks[step], y_hat)
         if not found and _refines(context, step):
             seen = torch.where(_coded_before(masks, step + 1), y_hat, 0)
-            alone, shared = [context.refine(step, y_hat, side)], [context.refine(step, seen, side, memo)]
+            alone, shared = [context.refine(step, y_hat, side)], [context.refine(step, seen, side, state)]
             found = _moved(alone, shared, _whole_slice(context.order, step, y_hat), y_hat)
         if found:
-            raise LawBroken(_LAW, f"step {step}: the {found}, when the steps share their memo", _CAUSES["memo"])
+            raise LawBroken(_LAW, f"step {step}: the {found}, when the steps share their state", _CAUSES["state"])
 
 
 def _refines(context: Any, step: int) -> bool:
@@ -201,7 +198,7 @@ def _refines(context: Any, step: int) -> bool:
     refine = getattr(type(context), "refine", None)
     if refine is None or refine is ContextModel.refine:
         return False
-    return step + 1 == order.num_steps or bool(order.channels(step + 1) != order.channels(step))
+    return bool(order.ends_slice(step))
 
 
 def _whole_slice(order: Any, step: int, y_hat: Tensor) -> Tensor:
