@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.constriction_coder import ConstrictionCoder
-from ssmctx.entropy.container import write_whole
 from ssmctx.entropy.gaussian import scale_index
 from ssmctx.entropy.gaussian_tables import gaussian_tables
 from ssmctx.entropy.rans import RansCoder
 from ssmctx.entropy.tables import CodingTables
+from ssmctx.files import write_whole
 
 COUNT = 400_000
 STEPS = 10

@@ -28,12 +28,13 @@ from mambaic.codec import MambaIC
 from mambaic.files import PictureCodec
 from mambaic.images import find_images, read_image, to_float
 
-from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.container import CodedPicture
 from ssmctx.entropy.gaussian import SCALE_MIN, scale_index
 from ssmctx.entropy.guard import DEFAULT_BAND
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.errors import StreamError
+from ssmctx.files import write_whole
 from ssmctx.layers.transforms import pad_picture
 from ssmctx.layers.vss import SS2D
 

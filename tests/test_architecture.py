@@ -11,7 +11,10 @@ import pytest
 import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
-ORDER = ["errors", "registry", "memory", "jit", "scan", "layers", "context", "entropy", "compat", "profile", "testing"]
+ORDER = [
+    "errors", "registry", "memory", "jit", "files", "scan", "layers", "context", "entropy", "compat", "profile",
+    "testing",
+]  # fmt: skip
 
 
 def layer_of(module: str) -> int:

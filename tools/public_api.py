@@ -31,6 +31,7 @@ MODULES = (
     "ssmctx.entropy.tables",
     "ssmctx.compat.compressai",
     "ssmctx.compat.released",
+    "ssmctx.files",
     "ssmctx.registry",
     "ssmctx.errors",
     "ssmctx.testing",

@@ -12,10 +12,11 @@ from mambaic.codec import MambaIC, latent_sizes
 from mambaic.errors import DataError
 from mambaic.images import read_image, to_float, to_pixels, write_png
 from mambaic.measure import bits_per_pixel
-from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.container import CodedPicture
 from ssmctx.entropy.fingerprint import fingerprint
 from ssmctx.entropy.numerics import scan_backend
 from ssmctx.errors import CorruptStreamError
+from ssmctx.files import write_whole
 
 
 class PictureCodec:

@@ -18,19 +18,16 @@ then the two streams, no guard, and the CRC-32.
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from ssmctx.entropy.fingerprint import FINGERPRINT_BYTES
 from ssmctx.entropy.guard import folded
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
 
-__all__ = ["CodedPicture", "write_whole"]
+__all__ = ["CodedPicture"]
 
 _MAGIC = b"SIC\x1a"
 _VERSION = 3
@@ -187,43 +184,3 @@ def _sections(body: bytes, place: int, lengths: list[int]) -> tuple[bytes, ...]:
         strings.append(body[place : place + length])
         place += length
     return tuple(strings)
-
-
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file completely or not at all: to a temporary file beside it, then by renaming.
-
-    Args:
-        path: the file to make or replace; its folder is made too.
-        data: its content.
-
-    Raises:
-        OSError: the file cannot be written; one that was there is as it was.
-
-    Examples:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from ssmctx.entropy.container import write_whole
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     write_whole(Path(folder) / "new" / "file", b"all of it")
-        ...     (Path(folder) / "new" / "file").read_bytes()
-        b'all of it'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -47,7 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the ablation, print its table and leave it in the folder."""
     from mambaic.ablation import TABLES, AblationPlan, ablate
-    from ssmctx.entropy.container import write_whole
+    from ssmctx.files import write_whole
 
     settings = dict(vars(options))
     named, own = settings.pop("table"), settings.pop("variants")

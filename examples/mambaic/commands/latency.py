@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> None:
     """Print the table."""
     from mambaic.curves import read_curve
     from mambaic.latency import latency_table
-    from ssmctx.entropy.container import write_whole
+    from ssmctx.files import write_whole
 
     anchor = None if options.anchor is None else read_curve(options.anchor)
     curves = [read_curve(source) for source in options.curves]
