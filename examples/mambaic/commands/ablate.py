@@ -54,5 +54,5 @@ def run(options: argparse.Namespace) -> None:
     variants = TABLES[named] if own is None else own
     anchor = settings.pop("anchor") or ("mambaic" if "mambaic" in variants else variants[0])
     table = ablate(AblationPlan(variants=variants, anchor=anchor, lambdas=settings.pop("lmbda"), **settings))
-    write_whole(options.out / "table.md", (table + "\n").encode())
+    write_whole(options.out / "table.md", (table + "\n").encode(errors="backslashreplace"))
     print(f"{table}\nwrote {options.out / 'table.md'}")
