@@ -41,9 +41,10 @@ from mambaic.images import read_image, to_float
 from ssmctx.compat.released import ReleasedMambaIC
 from ssmctx.entropy import model as entropy_model
 from ssmctx.entropy.coders import Coder
-from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.container import CodedPicture
 from ssmctx.entropy.steps import Step, coding_steps
 from ssmctx.entropy.streams import LatentReader, LatentWriter
+from ssmctx.files import write_whole
 from ssmctx.layers.transforms import pad_picture
 from ssmctx.memory import peak_memory
 

@@ -30,8 +30,8 @@ from ssmctx.distributions import Gaussian
 from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.constriction_coder import ConstrictionCoder
-from ssmctx.entropy.container import write_whole
 from ssmctx.entropy.rans import RansCoder
+from ssmctx.files import write_whole
 
 COUNT = 400_000
 STEPS = 10

@@ -29,11 +29,12 @@ from mambaic.files import PictureCodec
 from mambaic.images import find_images, read_image, to_float
 
 from ssmctx.distributions import ScaleGrid
-from ssmctx.entropy.container import CodedPicture, write_whole
 from ssmctx.entropy.guard import DEFAULT_BAND
 from ssmctx.entropy.numerics import coding_numerics
+from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.errors import StreamError
+from ssmctx.files import write_whole
 from ssmctx.layers.transforms import pad_picture
 from ssmctx.layers.vss import SS2D
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from measure import machine
 
-from ssmctx.entropy.container import write_whole
+from ssmctx.files import write_whole
 
 PROGRAMS = {"torch": "import torch", "torch, then ssmctx": "import torch, ssmctx"}
 

@@ -22,7 +22,7 @@ import torch
 from measure import machine, peak_bytes, seconds
 from torch import Tensor
 
-from ssmctx.entropy.container import write_whole
+from ssmctx.files import write_whole
 from ssmctx.scan import DIRECTIONS
 from ssmctx.scan.backend import load
 from ssmctx.scan.operator import scan

@@ -1,4 +1,4 @@
-"""MambaIC end to end: train the full codec, evaluate it, and turn pictures into files and back.
+"""MambaIC end to end: train the full codec, evaluate it, and turn images into files and back.
 
 python examples/mambaic_full.py demo
 python examples/mambaic_full.py train --data photos/ --preset tiny --out tiny.pt
@@ -52,6 +52,9 @@ COMMANDS = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one sub-command; returns the exit code: 0, 2 after a one-line error, or 128 and the signal that ended it."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":  # a name that cannot be shown must not end what is done
+            stream.reconfigure(errors="backslashreplace")
     options = vars(_parser().parse_args(arguments))
     run = options.pop("run")
     from ssmctx.errors import SsmctxError

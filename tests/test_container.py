@@ -1,7 +1,6 @@
 """The file: golden bytes of every version, and a typed error for every cut, every flipped bit and hostile headers."""
 
 import dataclasses
-import os
 import tracemalloc
 import zlib
 
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.container import CodedPicture
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
@@ -173,27 +172,3 @@ def test_numbers_survive_and_have_one_form(value, after):
         take_varint(data, len(data) + 1, "it")
     with pytest.raises(CorruptStreamError, match="it is not written as an encoder writes it"):
         take_varint(data[:-1] + bytes([data[-1] | 128, 0]) + b"\xff" * 5, 0, "it")
-
-
-def test_a_written_file_has_the_usual_permissions(tmp_path):
-    mask = os.umask(0o027)
-    try:
-        write_whole(tmp_path / "file", b"data")
-        assert os.umask(0o027) == 0o027
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
-
-
-def test_writing_leaves_the_whole_file_or_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "new" / "file"
-    write_whole(path, b"old")
-
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(path.parent.iterdir()) == [path]

@@ -32,6 +32,7 @@ MODULES = (
     "ssmctx.entropy.rans",
     "ssmctx.compat.compressai",
     "ssmctx.compat.released",
+    "ssmctx.files",
     "ssmctx.registry",
     "ssmctx.errors",
     "ssmctx.testing",

@@ -20,8 +20,8 @@ from mambaic.evaluate import evaluate
 from mambaic.tables import markdown
 from mambaic.train import TrainingPlan, train
 from ssmctx import profile
-from ssmctx.entropy.container import write_whole
 from ssmctx.errors import ArgumentError
+from ssmctx.files import write_whole
 
 TABLES = {
     "2": ("context-none", "context-channel", "context-no-wla", "mambaic"),

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from mambaic.codec import PRESETS, VARIANTS, MambaIC
-from ssmctx.entropy.container import write_whole
 from ssmctx.errors import CheckpointError
+from ssmctx.files import write_whole
 
 FORMAT = "ssmctx-mambaic-1"
 TRAINING_FORMAT = "ssmctx-mambaic-training-1"

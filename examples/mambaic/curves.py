@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mambaic.errors import CurveError
-from ssmctx.entropy.container import write_whole
+from ssmctx.files import write_whole
 
 PUBLISHED = Path(__file__).parent / "published"
 DEFAULT_DATASET = "kodak"

@@ -18,8 +18,8 @@ from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
 from mambaic.timing import PARTS, Stopwatch, stopwatch
-from ssmctx.entropy.container import write_whole
 from ssmctx.errors import ArgumentError, StreamError
+from ssmctx.files import write_whole
 
 _WARM_UP = (64, 64)
 

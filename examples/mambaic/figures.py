@@ -12,7 +12,7 @@ from PIL import Image
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from ssmctx.entropy.container import write_whole
+from ssmctx.files import write_whole
 
 DPI = 100
 COLOURS = ("#000000", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D1F", "#7F7F7F")

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from mambaic.codec import MambaIC, latent_sizes
 from mambaic.errors import DataError
-from mambaic.images import read_image, to_float, to_pixels, write_png
+from mambaic.images import format_of, read_image, to_float, to_pixels, write_image
 from mambaic.measure import bits_per_pixel
-from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.container import CodedPicture
 from ssmctx.entropy.fingerprint import fingerprint
 from ssmctx.entropy.numerics import scan_backend
 from ssmctx.errors import CorruptStreamError
+from ssmctx.files import write_whole
 
 
 class PictureCodec:
@@ -70,7 +71,7 @@ class PictureCodec:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: `bytes` on disk and bits per pixel."""
+    """What was written: `bytes` of the file and bits per pixel."""
 
     bytes: int
     bpp: float
@@ -79,13 +80,16 @@ class Written:
 def compress_file(
     codec: PictureCodec, source: str | Path, target: str | Path, reconstruction: str | Path | None
 ) -> Written:
-    """Code a picture file into a `.sic` file; optionally write the encoder's own reconstruction as a PNG file."""
+    """Code an image file into a `.sic` file; optionally write the encoder's own reconstruction as an image file."""
+    if reconstruction is not None:
+        format_of(reconstruction)  # refused before anything is coded
     pixels = read_image(source)
     picture, y_hat = codec.encode(pixels)
-    write_whole(target, picture.to_bytes())
+    content = picture.to_bytes()
+    write_whole(target, content)
     if reconstruction is not None:
-        write_png(reconstruction, codec.reconstruct(y_hat, picture.height, picture.width))
-    size = Path(target).stat().st_size
+        write_image(reconstruction, codec.reconstruct(y_hat, picture.height, picture.width))
+    size = len(content)
     return Written(size, bits_per_pixel(size, picture.height, picture.width))
 
 
@@ -102,7 +106,8 @@ def read_coded(path: str | Path) -> CodedPicture:
 
 
 def decompress_file(codec: PictureCodec, source: str | Path, target: str | Path) -> tuple[int, int]:
-    """Decode a `.sic` file into a PNG file; returns its width and height."""
+    """Decode a `.sic` file into an image file (see `write_image`); returns its width and height."""
+    format_of(target)  # refused before anything is decoded
     picture = read_coded(source)
-    write_png(target, codec.decode(picture))
+    write_image(target, codec.decode(picture))
     return picture.width, picture.height

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,9 +12,18 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mambaic.errors import DataError
-from ssmctx.entropy.container import write_whole
+from ssmctx.errors import ArgumentError
+from ssmctx.files import write_whole
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+_FORMATS = {
+    "": "PNG", ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF",
+    ".tiff": "TIFF", ".ppm": "PPM",
+}  # fmt: skip
+SUFFIXES = tuple(suffix for suffix in _FORMATS if suffix)
+_SETTINGS: dict[str, dict[str, Any]] = {
+    "JPEG": {"quality": 95, "subsampling": "4:4:4"},
+    "WEBP": {"lossless": True, "exact": True},
+}
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises at bad files
 
 
@@ -109,8 +119,39 @@ def as_pillow(pixels: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())
 
 
+def format_of(path: str | Path) -> str:
+    """Pillow's name of the format that a file's ending says; PNG if it has none.
+
+    Raises:
+        ArgumentError: an ending that we do not write.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ArgumentError(f"cannot write {path}: the ending {suffix!r} is none of {', '.join(SUFFIXES)}")
+    return _FORMATS[suffix]
+
+
+def write_image(path: str | Path, pixels: Tensor) -> None:
+    """Write uint8 pixels (3, H, W) in the format that the file's ending says, whole or not at all.
+
+    All formats keep the pixels exactly but JPEG, which is written at quality 95 without subsampling.
+
+    Raises:
+        ArgumentError: an ending that we do not write, or an image too large for the format.
+    """
+    _write(path, pixels, format_of(path))
+
+
 def write_png(path: str | Path, pixels: Tensor) -> None:
-    """Write uint8 pixels (3, H, W) as a PNG file, whole or not at all."""
+    """Write uint8 pixels (3, H, W) as a PNG file whatever its name, whole or not at all."""
+    _write(path, pixels, "PNG")
+
+
+def _write(path: str | Path, pixels: Tensor, form: str) -> None:
     buffer = io.BytesIO()
-    as_pillow(pixels).save(buffer, format="PNG")
+    try:
+        as_pillow(pixels).save(buffer, format=form, **_SETTINGS.get(form, {}))
+    except (OSError, ValueError) as error:
+        _, height, width = pixels.shape
+        raise ArgumentError(f"cannot write {width} x {height} pixels as {form} ({error}): write a PNG file") from None
     write_whole(path, buffer.getvalue())

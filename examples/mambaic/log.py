@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mambaic.engine import Measured
 from mambaic.run import Run
-from ssmctx.entropy.container import write_whole
+from ssmctx.files import write_whole
 
 LINE_SECONDS = 60.0  # between plain lines
 ROW_SECONDS = 10.0  # between rows of the table

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 
 import ssmctx
-from ssmctx.entropy.container import CodedPicture, write_whole
+from ssmctx.entropy.container import CodedPicture
 from ssmctx.entropy.fingerprint import fingerprint
+from ssmctx.files import write_whole
 from ssmctx.scan import selective_scan
 
 

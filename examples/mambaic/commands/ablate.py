@@ -47,12 +47,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run the ablation, print its table and leave it in the folder."""
     from mambaic.ablation import TABLES, AblationPlan, ablate
-    from ssmctx.entropy.container import write_whole
+    from ssmctx.files import write_whole
 
     settings = dict(vars(options))
     named, own = settings.pop("table"), settings.pop("variants")
     variants = TABLES[named] if own is None else own
     anchor = settings.pop("anchor") or ("mambaic" if "mambaic" in variants else variants[0])
     table = ablate(AblationPlan(variants=variants, anchor=anchor, lambdas=settings.pop("lmbda"), **settings))
-    write_whole(options.out / "table.md", (table + "\n").encode())
+    write_whole(options.out / "table.md", (table + "\n").encode(errors="backslashreplace"))
     print(f"{table}\nwrote {options.out / 'table.md'}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mambaic.commands.outputs import check_outputs, tell
 from mambaic.commands.types import count, scale
 
 NAME, HELP = "eval", "code and decode a folder of pictures through real files"
@@ -38,12 +39,13 @@ def run(options: argparse.Namespace) -> None:
     from mambaic.measure import MS_SSIM_MIN_SIDE
     from mambaic.results import table
 
+    check_outputs({"--json": options.json}, options.checkpoint)
     where = {"device": options.device, "jobs": options.jobs, "scale": options.scale}
     content = evaluate(options.checkpoint, options.data, options.name, **where)
     for point, name in enumerate(content["meta"]["checkpoints"]):
-        print(f"{name}\n{table(content, point)}\n")
+        tell(f"{name}\n{table(content, point)}\n", options.json)
     if "ms-ssim-rgb" not in content["results"]:
-        print(f"no mean MS-SSIM: it needs pictures of at least {MS_SSIM_MIN_SIDE} pixels a side")
+        tell(f"no mean MS-SSIM: it needs images of at least {MS_SSIM_MIN_SIDE} pixels a side", options.json)
     if options.json is not None:
         write_curve(options.json, content)
-        print(f"wrote {options.json}")
+        tell(f"wrote {options.json}", options.json)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mambaic.commands.notes import note_different_pictures
+from mambaic.commands.outputs import check_outputs
 
 NAME, HELP = "latency", "table of encode and decode times beside BD-rates (the paper's table 1), in Markdown"
 EXAMPLES = """examples:
@@ -27,8 +28,9 @@ def run(options: argparse.Namespace) -> None:
     """Print the table."""
     from mambaic.curves import read_curve
     from mambaic.latency import latency_table
-    from ssmctx.entropy.container import write_whole
+    from ssmctx.files import write_whole
 
+    check_outputs({"--out": options.out}, [options.anchor, *options.curves])
     anchor = None if options.anchor is None else read_curve(options.anchor)
     curves = [read_curve(source) for source in options.curves]
     table = latency_table(curves, anchor, options.metric)
@@ -36,4 +38,4 @@ def run(options: argparse.Namespace) -> None:
         note_different_pictures([anchor, *curves])
     print(table)
     if options.out is not None:
-        write_whole(options.out, (table + "\n").encode())
+        write_whole(options.out, (table + "\n").encode(errors="backslashreplace"))

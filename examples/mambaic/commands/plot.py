@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mambaic.commands.notes import note_different_pictures
-from mambaic.commands.types import positive
+from mambaic.commands.outputs import check_outputs
+from mambaic.commands.types import png, positive
 
 NAME, HELP = "plot", "plot your curves over published ones, quality over rate"
 EXAMPLES = """examples:
@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
     add("curves", nargs="*", help="JSON files of `eval`, `classical` or CompressAI, drawn in front")
-    add("--out", type=Path, required=True, help="PNG file to write")
+    add("--out", type=png, required=True, help="PNG file to write")
     add("--metric", default="psnr", help="psnr or ms-ssim, both in dB")
     add(
         "--published",
@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
     from mambaic.curves import DEFAULT_SELECTION, read_curve
     from mambaic.rd_plots import plot_rd
 
+    check_outputs({"--out": options.out}, options.curves)
     names = DEFAULT_SELECTION if options.published is None else options.published
     curves, published = ([read_curve(source) for source in sources] for sources in (options.curves, names))
     without = plot_rd(curves, published, options.metric, options.out, options.max_bpp)

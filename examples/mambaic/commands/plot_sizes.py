@@ -1,15 +1,17 @@
-"""`plot-sizes`: BD-rate against picture size."""
+"""`plot-sizes`: BD-rate against image size."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-NAME, HELP = "plot-sizes", "plot BD-rate against picture size (the paper's figure 1)"
+from mambaic.commands.outputs import check_outputs
+from mambaic.commands.types import png
+
+NAME, HELP = "plot-sizes", "plot BD-rate against image size (the paper's figure 1)"
 EXAMPLES = """examples:
   published curves, on Kodak, Tecnick and CLIC
     mambaic_full.py plot-sizes dcae tecnick/dcae clic/dcae --anchor vtm tecnick/vtm clic/vtm --out sizes.png
-  yours against JPEG on smaller copies of the same pictures (see `eval --scale` and `classical --scale`)
+  yours against JPEG on smaller copies of the same images (see `eval --scale` and `classical --scale`)
     mambaic_full.py plot-sizes half.json whole.json --anchor half/jpeg.json whole/jpeg.json --out sizes.png
 """
 
@@ -20,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("curves", nargs="+", help="JSON files or published names, one for each codec and size; same names are joined")
     add("--anchor", nargs="+", required=True, help="the codec to compare with, a file or name for each size")
-    add("--out", type=Path, required=True, help="PNG file to write")
+    add("--out", type=png, required=True, help="PNG file to write")
     add("--metric", default="psnr", help="psnr or ms-ssim, both in dB")
 
 
@@ -29,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from mambaic.curves import read_curve
     from mambaic.rd_plots import bd_rates_by_size, plot_sizes
 
+    check_outputs({"--out": options.out}, [*options.curves, *options.anchor])
     curves, anchors = ([read_curve(source) for source in sources] for sources in (options.curves, options.anchor))
     plot_sizes(curves, anchors, options.metric, options.out)
     for name, points in bd_rates_by_size(curves, anchors, options.metric).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 
 def positive(text: str) -> float:
@@ -36,3 +37,10 @@ def scale(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"must be above 0 and at most 1, got {text}")
     return value
+
+
+def png(text: str) -> Path:
+    """The name of a PNG file to write."""
+    if Path(text).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"figures are PNG files: must end in .png, got {text}")
+    return Path(text)
