@@ -5,25 +5,20 @@
 
 Weights are random, but the latent and the predicted scales are spread like those of a trained model, so that files have
 a trained model's size. Nothing is timed before a file has decoded to the encoder's own latent, bit for bit.
-Times are medians, the codec whole. Parts are measured in runs of their own, time and memory in two. "step i" is the
-context's work for coding step i, with what step i-1 leaves to do: y_hat, and the refinement of a slice in the released
-layout. "symbols" is rounding, rows, guard and, on a GPU, every transfer. Memory is what a part needs on top of what was
-in use before it; "resident" what the process has at its peak, interpreter and weights included.
+Times are medians, the codec whole. Parts are the stages of `ssmctx.stages`, measured in runs of their own, time and
+memory in two. "step i" is the context's prediction for coding step i, and the refinement of a slice in the released
+layout. Memory is what a part needs on top of what was in use before it; "resident" what the process has at its peak,
+interpreter and weights included.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -32,45 +27,33 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from compressai.losses import RateDistortionLoss
-from compressai.optimizers import net_aux_optimizer
 from mambaic.codec import PRESETS, MambaIC
-from mambaic.files import PictureCodec
 from mambaic.images import read_image, to_float
+from mambaic.loss import rate_distortion
+from mambaic.optimisers import adams
 
+from ssmctx import ImageCodec
 from ssmctx.compat.released import ReleasedMambaIC
-from ssmctx.entropy import model as entropy_model
-from ssmctx.entropy.coders import Coder
-from ssmctx.entropy.container import CodedPicture
-from ssmctx.entropy.steps import Step, coding_steps
-from ssmctx.entropy.streams import LatentReader, LatentWriter
 from ssmctx.files import write_whole
 from ssmctx.layers.transforms import pad_picture
 from ssmctx.memory import peak_memory
+from ssmctx.stages import StageTimes, observe
 
 LOG_SCALES = (-1.5, 1.0)
 """Mean and spread of the logarithm of the scales: 0.6 bits a symbol."""
 
 
-class Released(ReleasedMambaIC):
-    """The released layout, with what the example's files ask of a codec."""
-
-    def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
-        """The picture of y_hat."""
-        return self.g_s(y_hat).clamp(0, 1)[..., : size[0], : size[1]]
-
-
-def make(layout: str, preset: str) -> MambaIC | Released:
+def make(layout: str, preset: str) -> ImageCodec:
     """A codec of one of the example's sizes, with random weights."""
     torch.manual_seed(0)
     if layout == "paper":
         return MambaIC(preset)
     p = PRESETS[preset]
-    return Released(p.N, p.M, p.depths, hyper_channels=p.hyper_channels, d_state=p.d_state)
+    return ReleasedMambaIC(p.N, p.M, p.depths, hyper_channels=p.hyper_channels, d_state=p.d_state)
 
 
 @torch.no_grad()
-def make_realistic(model: MambaIC | Released, pixels: Tensor) -> None:
+def make_realistic(model: ImageCodec, pixels: Tensor) -> None:
     """Let each channel of y have the spread that the context predicts for it."""
     model.eval()
     mean, spread = LOG_SCALES
@@ -106,118 +89,80 @@ def picture(width: int, height: int, path: Path | None) -> Tensor:
     return (128 + 8 * total[0]).clamp(0, 255).byte()
 
 
-class Parts:
-    """What the parts of one run cost, in seconds or in bytes, by name in the order of first use."""
+class PartPeaks:
+    """An observer that measures the peak memory of each stage, one at a time: a stage within another is not told."""
 
-    def __init__(self, device: str, memory: bool) -> None:
-        self.device, self.memory = device, memory
-        self.costs: dict[str, float] = {}
-        self._open: list[str] = []
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.peaks: dict[str, float] = {}
+        self._depth = 0
+        self._running: list[Any] = []
 
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Count the `with` block for the part `name`, and not for the part that it is within."""
-        self.costs.setdefault(name, 0.0)
-        if self.memory and self._open:
-            yield  # one peak at a time
-            return
-        self._open.append(name)
-        with ExitStack() as stack:
-            peak = stack.enter_context(peak_memory(self.device)) if self.memory else [0]
-            start = self._now()
-            yield
-            took = self._now() - start
-        self._open.pop()
-        self.costs[name] = max(self.costs[name], peak[0] or 0) if self.memory else self.costs[name] + took
-        if self._open:
-            self.costs[self._open[-1]] -= took
+    def begin(self, stage: str, index: int | None) -> None:
+        """See `ssmctx.stages.Observer`."""
+        self._depth += 1
+        if self._depth == 1:
+            measure = peak_memory(self.device)
+            self._running = [measure, measure.__enter__()]
 
-    def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    def around(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, counted."""
-
-        def counted(*arguments: Any) -> Any:
-            with self.of(name):
-                return call(*arguments)
-
-        return counted
-
-    def steps(self, context: Any, side: Tensor) -> Generator[Step, Tensor, Tensor]:
-        """The coding loop, counted step by step."""
-        steps, q = coding_steps(context, side), None
-        for i in itertools.count():
-            try:
-                with self.of(f"step {i}" if i < context.order.num_steps else "last y_hat"):
-                    step = steps.send(q)
-            except StopIteration as end:
-                self._open.clear()
-                return end.value
-            q = yield step
-        raise AssertionError("a coding loop ends")
-
-    def coder(self, coder: Coder) -> Any:
-        """The same coder, counted."""
-
-        def counted(of: Any, *methods: str) -> Any:
-            return SimpleNamespace(**{name: self.around("coder", getattr(of, name)) for name in methods})
-
-        return SimpleNamespace(
-            name=coder.name,
-            encoder=lambda: counted(coder.encoder(), "encode", "finish"),
-            decoder=lambda stream: counted(coder.decoder(stream), "decode", "finish"),
-        )
+    def end(self, stage: str, index: int | None) -> None:
+        """See `ssmctx.stages.Observer`."""
+        self._depth -= 1
+        if self._depth == 0:
+            measure, peak = self._running
+            measure.__exit__(None, None, None)
+            name = part_name(stage, index)
+            self.peaks[name] = max(self.peaks.get(name, 0.0), peak[0] or 0)
 
 
-def cost_of_parts(model: MambaIC | Released, run: Callable[[], object], device: str, memory: bool) -> dict[str, float]:
-    """Run once, with every part measured."""
-    parts, codec = Parts(device, memory), model.latent_codec
-    with ExitStack() as stack:
-        for name, module in (("g_a", model.g_a), ("h_a", codec.h_a), ("h_s", codec.h_s), ("g_s", model.g_s)):
-            stack.enter_context(patch.object(module, "forward", parts.around(name, module.forward)))
-        for owner, method in ((LatentWriter, "write"), (LatentWriter, "finish"), (LatentReader, "read")):
-            stack.enter_context(patch.object(owner, method, _method(parts, getattr(owner, method))))
-        stack.enter_context(patch.object(entropy_model, "coding_steps", parts.steps))
-        stack.enter_context(patch.object(codec, "coder", parts.coder(codec.coder)))
-        start = time.perf_counter()
+class PartTimes(StageTimes):
+    """Seconds by stage, the coding steps apart."""
+
+    def begin(self, stage: str, index: int | None) -> None:
+        """See `ssmctx.stages.Observer`."""
+        super().begin(part_name(stage, index), index)
+
+
+def part_name(stage: str, index: int | None) -> str:
+    """What the tables call a stage."""
+    return f"step {index}" if stage == "context" and index is not None else stage
+
+
+def cost_of_parts(run: Callable[[], object], device: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Seconds and peak bytes of every part, measured in two runs."""
+    times, peaks = PartTimes(device), PartPeaks(device)
+    start = times.now()
+    with observe(times):
         run()
-        whole = time.perf_counter() - start
-    if not memory:
-        parts.costs["rest"] = whole - sum(parts.costs.values())
-    return parts.costs
-
-
-def _method(parts: Parts, method: Callable[..., Any]) -> Callable[..., Any]:
-    counted = parts.around("symbols", method)
-    return lambda self, *arguments: counted(self, *arguments)
+    whole = times.now() - start
+    with observe(peaks):
+        run()
+    times.seconds["rest"] = whole - sum(times.seconds.values())
+    return times.seconds, peaks.peaks
 
 
 def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) -> dict[str, object]:
     """Check the round trip, then measure encoding and decoding."""
     model = make(layout, preset)
     make_realistic(model.to(device), pixels)
-    codec = PictureCodec(model)
-    coded, y_hat = codec.encode(pixels)
-    data = coded.to_bytes()
-    strings, sizes = [[string] for string in coded.strings], {"y": coded.y_size, "hyper": coded.z_size}
+    x = to_float(pixels).to(device)
+    coded = model.compress(x)
     # latents, not pixels: these are rounded to whole numbers, which would hide a drift
-    if not torch.equal(model.latent_codec.decompress(strings, sizes)["y_hat"], y_hat):
+    if not torch.equal(model.latent_codec.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"]):
         raise SystemExit(f"not timed: the {layout} layout does not decode to the encoder's own latent")
-    codec.decode(CodedPicture.from_bytes(data))
+    data = model.encode(pixels)
+    model.decode(data)
     runs = {
-        "encode": lambda: codec.encode(pixels)[0].to_bytes(),
-        "decode": lambda: codec.decode(CodedPicture.from_bytes(data)),
+        "encode": lambda: model.encode(pixels),
+        "decode": lambda: model.decode(data),
     }
     times = seconds(runs, rounds, device, warm=True)
     result: dict[str, object] = {"bytes": len(data), "bpp": 8 * len(data) / pixels[0].numel()}
     for name, run in runs.items():
         with peak_memory(device) as peak:
             before = resident_bytes(device)
-            took = cost_of_parts(model, run, device, memory=False)
-        needs = cost_of_parts(model, run, device, memory=True)
+            run()
+        took, needs = cost_of_parts(run, device)
         result[name] = {
             "seconds": times[name],
             "peak_bytes": peak[0],
@@ -237,14 +182,12 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
 def training_step(layout: str, preset: str, batch: int, crop: int, rounds: int, device: str) -> dict[str, object]:
     """One step of training in float32: forward, backward, both optimisers."""
     model = make(layout, preset).to(device).train()
-    adam = {"net": {"type": "Adam", "lr": 1e-4}, "aux": {"type": "Adam", "lr": 1e-3}}
-    net, aux = net_aux_optimizer(model, adam).values()
+    net, aux = adams(model, 1e-4, 1e-3)
     x = torch.rand(batch, 3, crop, crop, device=device)
-    loss_of = RateDistortionLoss(0.0067)
 
     def run() -> None:
         net.zero_grad(set_to_none=True)
-        loss_of(model(x), x)["loss"].backward()
+        rate_distortion(model(x), x, 0.0067, "mse").loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         net.step()
         aux.zero_grad(set_to_none=True)

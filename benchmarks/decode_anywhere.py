@@ -25,13 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC
-from mambaic.files import PictureCodec
 from mambaic.images import find_images, read_image, to_float
 
 from ssmctx.distributions import ScaleGrid
+from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.guard import DEFAULT_BAND
 from ssmctx.entropy.numerics import coding_numerics
-from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.errors import StreamError
 from ssmctx.files import write_whole
@@ -58,15 +57,15 @@ def walk(model: MambaIC, y: Tensor, symbols: list[Tensor] | None, copies: int) -
     """Scales of all steps, and z's and all steps' symbols: those given, or y's own."""
     codec = model.latent_codec
     with coding_numerics(codec):
-        medians = codec._medians()
+        medians = codec.entropy_bottleneck.medians()
         found = [torch.round(codec.h_a(y) - medians)] if symbols is None else [symbols[0].to(y)]
-        side = codec._side((found[0] + medians).repeat(copies, 1, 1, 1), y.shape[2:])
+        side = codec.h_s((found[0] + medians).repeat(copies, 1, 1, 1))[..., : y.shape[2], : y.shape[3]]
         scales = []
 
         def quantised(step: Step) -> Tensor:
-            scales.append(step.scale[:1, :, step.positions].flatten())
+            scales.append(step.gather(step.scale)[:1].flatten())
             own = symbols is None
-            found.append(torch.round(y[:, step.channels] - step.mean) if own else symbols[len(found)].to(y))
+            found.append(torch.round(step.residual(y)) if own else symbols[len(found)].to(y))
             return found[-1].repeat(copies if not own else 1, 1, 1, 1)
 
         drive(coding_steps(codec.context, side), quantised)
@@ -101,16 +100,19 @@ def main() -> None:
     report: dict[str, object] = {"machine": machine(), "pictures": len(pictures), "guard_band": DEFAULT_BAND}
     size = guard = 0
     for source in SETTINGS:
-        codec = PictureCodec(put(model, source))
-        coded = [codec.encode(read_image(path))[0].to_bytes() for path in tqdm(pictures, desc=source, leave=False)]
-        size, guard = sum(map(len, coded)), sum(len(CodedPicture.from_bytes(data).strings[2]) for data in coded)
-        own = [codec.decode(CodedPicture.from_bytes(data)) for data in coded]
+        codec = put(model, source)
+        coded = [codec.encode(read_image(path)) for path in tqdm(pictures, desc=source, leave=False)]
+        size, guard = (
+            sum(map(len, coded)),
+            sum(len(part) for data in coded for part in CodedImage.from_bytes(data).sections[2:]),
+        )
+        own = [codec.decode(data) for data in coded]
         for target in SETTINGS:
-            codec = PictureCodec(put(model, target))
+            codec = put(model, target)
             exact, pixels = 0, 0
             for data, expected in zip(tqdm(coded, desc=f"{source} -> {target}", leave=False), own, strict=True):
                 try:
-                    decoded = codec.decode(CodedPicture.from_bytes(data))
+                    decoded = codec.decode(data)
                 except StreamError as error:
                     print(error)
                     continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -22,6 +21,7 @@ from ssmctx import registry
 from ssmctx.entropy.switches import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.memory import peak_memory
+from ssmctx.stages import observe
 
 __all__ = ["PartCost", "profile", "scan_multiply_adds"]
 
@@ -64,7 +64,8 @@ def scan_multiply_adds(pixels: int, directions: int, channels: int, states: int)
 def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None) -> list[PartCost]:
     """Cost of a codec and of each of its parts, for one evaluation pass over one picture.
 
-    Parts are the modules called g_a, h_a, h_s, entropy_bottleneck, context and g_s, at any depth.
+    Parts are the stages that coding names (`ssmctx.stages`) and the modules of the same names: g_a, h_a, h_s,
+    entropy_bottleneck, context and g_s. A codec that is no `ImageCodec` names no g_a and g_s.
 
     Args:
         model: a codec, or an entropy model.
@@ -86,23 +87,20 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     weight = next(model.parameters())
     x = torch.rand(1, channels, *size, device=weight.device, dtype=weight.dtype)
     parts = {name.rpartition(".")[2]: module for name, module in model.named_modules() if _is_part(name)}
-    counter, seen = _Counter(), {key: _Seen() for key in parts}
-    handles = [hook for key, module in parts.items() for hook in _watch(module, counter, seen[key], weight.device)]
-    try:
-        with torch.no_grad(), evaluation_mode(model), counter:
+    counter = _Counter()
+    operations, peaks = _Operations(counter), _Peaks(weight.device)
+    with torch.no_grad(), evaluation_mode(model):
+        with counter, observe(operations):
             model(x)
-        for handle in handles:  # a measurement within another would cut it short
-            handle.remove()
-        with torch.no_grad(), evaluation_mode(model), peak_memory(weight.device) as whole:
+        with observe(peaks):
             model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+        with peak_memory(weight.device) as whole:  # a measurement within another would cut it short
+            model(x)
     steps = {key: module.order.num_steps for key, module in parts.items() if hasattr(module, "order")}
     costs = [
-        PartCost(key, _parameters(parts[key]), seen[key].operations // 2, seen[key].peak, steps.get(key))
+        PartCost(key, _parameters(parts[key]), operations.of[key] // 2, peaks.of.get(key), steps.get(key))
         for key in _PARTS
-        if key in parts
+        if key in parts and key in operations.of
     ]
     return [*costs, PartCost("all", _parameters(model), counter.operations // 2, whole[0], steps.get("context"))]
 
@@ -126,12 +124,42 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-@dataclass
-class _Seen:
-    """What the calls of a part came to."""
+class _Operations:
+    """Observes what the counter counts in each part."""
 
-    operations: int = 0
-    peak: int | None = None
+    def __init__(self, counter: _Counter) -> None:
+        self._counter = counter
+        self.of: dict[str, int] = {}
+        self._before: list[int] = []
+
+    def begin(self, stage: str, index: int | None) -> None:
+        self._before.append(self._counter.operations)
+
+    def end(self, stage: str, index: int | None) -> None:
+        self.of[stage] = self.of.get(stage, 0) + self._counter.operations - self._before.pop()
+
+
+class _Peaks:
+    """Observes the peak memory of each part; that of a part within another is not measured."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.of: dict[str, int | None] = {}
+        self._depth = 0
+        self._running: Any = None
+
+    def begin(self, stage: str, index: int | None) -> None:
+        self._depth += 1
+        if self._depth == 1:
+            measure = peak_memory(self._device)
+            self._running = measure, measure.__enter__()
+
+    def end(self, stage: str, index: int | None) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            measure, peak = self._running
+            measure.__exit__(None, None, None)
+            self.of[stage] = max(filter(None, (self.of.get(stage), *peak)), default=None)
 
 
 def _is_part(name: str) -> bool:
@@ -141,23 +169,6 @@ def _is_part(name: str) -> bool:
 
 def _parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _watch(module: nn.Module, counter: _Counter, seen: _Seen, device: torch.device) -> Iterable[Any]:
-    """Measure each call of a part: operations add up, the largest peak stays."""
-    running: list[Any] = []
-
-    def before(*_: Any) -> None:
-        measure = peak_memory(device)
-        running[:] = measure, measure.__enter__(), counter.operations
-
-    def after(*_: Any) -> None:
-        measure, peak, operations = running
-        measure.__exit__(None, None, None)
-        seen.operations += counter.operations - operations
-        seen.peak = max(filter(None, (seen.peak, *peak)), default=None)
-
-    return module.register_forward_pre_hook(before), module.register_forward_hook(after)
 
 
 def _print(rows: list[PartCost], first: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any, Generic, TypeVar, cast, overload
 
-from ssmctx.errors import DuplicateNameError, UnknownNameError
+from ssmctx.errors import ArgumentError, DuplicateNameError, UnknownNameError
 
 __all__ = ["Registry", "blocks", "coders", "contexts", "distributions", "entropy_models", "scan_backends"]
 
@@ -96,8 +97,36 @@ class Registry(Generic[T]):
         return target
 
     def create(self, name: str, *args: Any, **kwargs: Any) -> T:
-        """Call the component registered under `name` with the given arguments."""
-        return self.get(name)(*args, **kwargs)
+        """Call the component registered under `name` with the given arguments.
+
+        Raises:
+            UnknownNameError: no such name.
+            ArgumentError: a keyword that the component does not take; the message lists those that it takes.
+        """
+        target = self.get(name)
+        if kwargs:
+            parameters = inspect.signature(target).parameters
+            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+                unknown = sorted(set(kwargs) - set(parameters))
+                if unknown:
+                    raise ArgumentError(
+                        f"the {self.kind} {name!r} takes no {', '.join(unknown)}; it takes {', '.join(parameters)}"
+                    )
+        return target(*args, **kwargs)
+
+    def takes(self, name: str) -> frozenset[str]:
+        """The keywords that the component registered under `name` takes: those of its signature that are not set."""
+        target = self.get(name)
+        set_already = getattr(target, "keywords", {})  # of a functools.partial
+        return frozenset(inspect.signature(target).parameters) - frozenset(set_already)
+
+    def create_with(self, name: str, *args: Any, **offered: Any) -> T:
+        """Call the component registered under `name` with those of the offered keywords that it takes.
+
+        For what many components of a kind take and some do not, such as `d_state`; `create` raises at those.
+        """
+        taken = self.takes(name)
+        return self.create(name, *args, **{key: value for key, value in offered.items() if key in taken})
 
     def _read_plugins(self) -> None:
         if self._plugins_read:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from ssmctx.entropy.container import CodedPicture
+
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError

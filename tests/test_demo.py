@@ -11,7 +11,6 @@ from mambaic.files import PictureCodec
 from mambaic.images import read_image
 from mambaic.measure import psnr
 from PIL import features
-
 from ssmctx.entropy.container import CodedPicture
 
 

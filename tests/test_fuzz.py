@@ -12,8 +12,8 @@ import pytest
 import torch
 from mambaic.codec import MambaIC
 from mambaic.files import PictureCodec
-
 from ssmctx.entropy.container import CodedPicture
+
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import CorruptStreamError, DecodeMismatchError, ModelMismatchError, StreamError
 

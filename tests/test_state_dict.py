@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 from models import M, context, entropy_model, latent
+from ssmctx.entropy.fingerprint import fingerprint
 
 from ssmctx import MambaICEntropyModel
-from ssmctx.entropy.fingerprint import fingerprint
 
 
 def fresh() -> MambaICEntropyModel:

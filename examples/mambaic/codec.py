@@ -6,19 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 
 import torch
-from compressai.models import SimpleVAECompressionModel
-from torch import Tensor, nn
+from torch import nn
 
 from mambaic.wavelets import start_as_wavelets
-from ssmctx import MambaICEntropyModel, registry
+from ssmctx import ImageCodec, MambaICEntropyModel, registry
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.foundation import foundation_block
-from ssmctx.layers.transforms import STRIDE, analysis_transform, pad_picture, synthesis_transform
+from ssmctx.layers.transforms import analysis_transform, synthesis_transform
 
 GAIN = 4.0  # quantisation steps of y per unit of a wavelet coefficient, at the start of training
 _LAST_LAYERS = ("out_proj", "branch.2", "attention.proj", "mlp.2")  # of the residual branches of all blocks
-HYPER_STRIDE = 4  # latent cells per cell of z
 
 
 @dataclass(frozen=True)
@@ -61,25 +59,20 @@ VARIANTS = {
 """The paper's comparisons: parts left out (table 2), other blocks (tables 3 and A2), other windows (table 4)."""
 
 
-class MambaIC(SimpleVAECompressionModel):
+class MambaIC(ImageCodec):
     """MambaIC (paper section 3.2, appendix C): VSS transforms around the channel-spatial entropy model, or a variant.
 
     Args:
         preset: name of an entry of `PRESETS`.
         variant: name of an entry of `VARIANTS`.
-
-    Shape:
-        forward: (batch, 3, H, W) in [0, 1], any H and W of at least 1, to "x_hat" of the same shape and "likelihoods".
     """
 
     def __init__(self, preset: str, variant: str = "mambaic") -> None:
-        super().__init__()
         if preset not in PRESETS:
             raise ArgumentError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
         if variant not in VARIANTS:
             raise ArgumentError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-        p, made = PRESETS[preset], VARIANTS[variant]
-        self.preset, self.variant = preset, variant
+        p, parts = PRESETS[preset], VARIANTS[variant]
         width = 2 * p.N
         *stages, hyper_depth = p.depths
         deepest = max(1, sum(stages) - 1)
@@ -87,17 +80,20 @@ class MambaIC(SimpleVAECompressionModel):
 
         def blocks(stage: int) -> list[nn.Module]:
             first = sum(stages[:stage])
-            return [foundation_block(made.main, width, p.d_state, r) for r in rates[first : first + stages[stage]]]
+            return [foundation_block(parts.main, width, p.d_state, r) for r in rates[first : first + stages[stage]]]
 
-        self.g_a = analysis_transform(width, p.M, blocks)
-        self.g_s = synthesis_transform(width, p.M, blocks)
-        self.latent_codec = MambaICEntropyModel(
-            p.M,
-            hyper_channels=p.hyper_channels,
-            context=registry.contexts.create(made.context, p.M, d_state=p.d_state),
-            h_a=hyper_analysis(p.M, width, p.hyper_channels, hyper_depth, p.d_state, made.hyper),
-            h_s=HyperSynthesis(p.M, width, p.hyper_channels, hyper_depth, p.d_state, made.hyper),
+        super().__init__(
+            analysis_transform(width, p.M, blocks),
+            synthesis_transform(width, p.M, blocks),
+            MambaICEntropyModel(
+                p.M,
+                hyper_channels=p.hyper_channels,
+                context=registry.contexts.create_with(parts.context, p.M, d_state=p.d_state),
+                h_a=hyper_analysis(p.M, width, p.hyper_channels, hyper_depth, p.d_state, parts.hyper),
+                h_s=HyperSynthesis(p.M, width, p.hyper_channels, hyper_depth, p.d_state, parts.hyper),
+            ),
         )
+        self.preset, self.variant = preset, variant
         self._initialise()
 
     @torch.no_grad()
@@ -110,25 +106,6 @@ class MambaIC(SimpleVAECompressionModel):
                     nn.init.zeros_(layer.weight)
                     if layer.bias is not None:
                         nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor) -> dict:
-        """Reconstruct x and estimate its rate."""
-        out = super().forward(pad_picture(x))
-        return {**out, "x_hat": out["x_hat"][..., : x.shape[2], : x.shape[3]]}
-
-    def compress(self, x: Tensor) -> dict:
-        """Code x; "strings", "shape" and "y_hat" as `MambaICEntropyModel.compress` gives them."""
-        return super().compress(pad_picture(x))
-
-    def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
-        """The picture (batch, 3, H, W) in [0, 1] that y_hat stands for, cropped to `size` (H, W)."""
-        return self.g_s(y_hat).clamp(0, 1)[..., : size[0], : size[1]]
-
-
-def latent_sizes(height: int, width: int) -> dict[str, tuple[int, int]]:
-    """Sizes of y and z for a picture, as `MambaICEntropyModel.decompress` takes them."""
-    y = (-(-height // STRIDE), -(-width // STRIDE))
-    return {"y": y, "hyper": (-(-y[0] // HYPER_STRIDE), -(-y[1] // HYPER_STRIDE))}
 
 
 def describe(preset: str) -> str:

@@ -15,7 +15,7 @@ from mambaic.checkpoint import load_model
 from mambaic.classical import CODECS, of_size
 from mambaic.errors import TrainingError
 from mambaic.figures import new_figure, plt, save_figure
-from mambaic.files import PictureCodec, compress_file
+from mambaic.files import compress_file
 from mambaic.images import read_image, write_png
 from mambaic.measure import bits_per_pixel, psnr
 from mambaic.train import Point, TrainingPlan, train
@@ -56,7 +56,7 @@ def demo(out: Path, checkpoint: Path) -> None:
     coded, decoded, own = (out / f"{HELD_OUT}.{ending}" for ending in ("sic", "decoded.png", "encoder.png"))
     pixels = photographs()[HELD_OUT]
     write_png(original, pixels)
-    codec = PictureCodec(load_model(checkpoint))
+    codec = load_model(checkpoint)
     written = compress_file(codec, original, coded, own)
     print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel")
     print("decoding it in a fresh process")
@@ -68,8 +68,8 @@ def demo(out: Path, checkpoint: Path) -> None:
     print("the decoded pixels equal the encoder's own reconstruction exactly")
 
     print(f"{'':10}{'bytes':>8}{'bpp':>8}{'PSNR':>10}")
-    shown = {"original": pixels, f"ssmctx {codec.model.preset}": ours}
-    print(_row(f"ssmctx {codec.model.preset}", written.bytes, ours, pixels))
+    shown = {"original": pixels, f"ssmctx {codec.preset}": ours}
+    print(_row(f"ssmctx {codec.preset}", written.bytes, ours, pixels))
     for key, made in CODECS.items():
         other = of_size(key, pixels, written.bytes)
         if other is not None:

@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradScalerKwargs
-from compressai.losses import RateDistortionLoss
-from compressai.optimizers import net_aux_optimizer
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mambaic.checkpoint import load_weights
 from mambaic.codec import MambaIC
 from mambaic.ema import moving_average
+from mambaic.loss import rate_distortion
+from mambaic.optimisers import adams
 from mambaic.plan import TrainingPlan
 from ssmctx.errors import ArgumentError
 
@@ -78,16 +78,12 @@ class Engine:
         torch.manual_seed(plan.seed)
         self.model = MambaIC(plan.preset, plan.variant).to(accelerator.device).train()
         self.average = None if plan.ema is None else moving_average(self.model, plan.ema)
-        adam = {
-            name: {"type": "Adam", "lr": lr, "fused": True} for name, lr in (("net", plan.lr), ("aux", plan.aux_lr))
-        }
-        net, self.aux = net_aux_optimizer(self.model, adam).values()
+        net, self.aux = adams(self.model, plan.lr, plan.aux_lr)
         self.weights = [weight for group in net.param_groups for weight in group["params"]]
         # the quantiles have a loss of their own, which needs no data: every process moves them in the same way
         quantiles = [name for name, _ in self.model.named_parameters() if name.endswith(".quantiles")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, quantiles)
         self.forward, self.net = accelerator.prepare(self.model, net)
-        self.loss_of = RateDistortionLoss(plan.lmbda, plan.metric)
 
     def step(self, crops: Tensor, number: int, factor: float, say: Callable[[], list[float]]) -> Measured:
         """Take a step, unless its loss or gradient is not finite.
@@ -101,13 +97,13 @@ class Engine:
         x = crops.to(self.accelerator.device, non_blocking=True).float() / 255
         torch.manual_seed(_noise_seed(self.plan.seed, number, self.accelerator.process_index))
         out = self.forward(x)
-        losses = self.loss_of(out, x)
+        losses = rate_distortion(out, x, self.plan.lmbda, self.plan.metric)
         self.net.zero_grad(set_to_none=True)
-        self.accelerator.backward(losses["loss"])
+        self.accelerator.backward(losses.loss)
         norm = self.accelerator.clip_grad_norm_(self.weights, self.plan.clip)
         mse = F.mse_loss(out["x_hat"].detach(), x)
         told = torch.tensor(say(), device=x.device)
-        mine = torch.cat([torch.stack([losses["loss"].detach(), losses["bpp_loss"].detach(), mse, norm]), told])
+        mine = torch.cat([torch.stack([losses.loss.detach(), losses.bpp.detach(), mse, norm]), told])
         loss, bpp, mse, norm, *said = self.accelerator.reduce(mine, "mean").tolist()
         psnr = -10 * math.log10(max(mse, 1e-10)) if math.isfinite(mse) else math.nan
         measured = Measured(Point(loss, bpp, psnr), norm, (x, out["x_hat"].detach()), said)

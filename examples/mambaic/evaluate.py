@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from mambaic.checkpoint import load_model, read_checkpoint
-from mambaic.files import PictureCodec, read_coded
+from mambaic.files import read_coded
 from mambaic.images import find_images, read_scaled, to_float
 from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
 from mambaic.timing import PARTS, Stopwatch, stopwatch
+from ssmctx import ImageCodec
 from ssmctx.errors import ArgumentError, StreamError
 from ssmctx.files import write_whole
 
@@ -87,17 +88,17 @@ class PictureEvaluator:
 
     def __init__(self, folder: Path, device: str, scale: float) -> None:
         self.folder, self.device, self.scale = folder, device, scale
-        self._loaded: tuple[Any, PictureCodec] | None = None
+        self._loaded: tuple[Any, ImageCodec] | None = None
 
     def __call__(self, item: tuple[str | Path, Path]) -> Row:
         """Figures of (checkpoint, picture)."""
         checkpoint, path = item
         if self._loaded is None or self._loaded[0] != checkpoint:
-            self._loaded = checkpoint, PictureCodec(load_model(checkpoint, self.device))
-            with stopwatch(self._loaded[1].model) as watch:  # kernels are compiled on first use
+            self._loaded = checkpoint, load_model(checkpoint, self.device)
+            with stopwatch(self._loaded[1]) as watch:  # kernels are compiled on first use
                 _code(self._loaded[1], torch.zeros(3, *_WARM_UP, dtype=torch.uint8), watch)
         codec, pixels = self._loaded[1], read_scaled(path, self.scale)
-        with stopwatch(codec.model) as watch:
+        with stopwatch(codec) as watch:
             coded = _code(codec, pixels, watch)
         return {
             **facts(path.relative_to(self.folder).as_posix(), pixels, coded.pop("size")),
@@ -107,30 +108,29 @@ class PictureEvaluator:
         }
 
 
-def _code(codec: PictureCodec, pixels: Tensor, watch: Stopwatch) -> dict[str, Any]:
+def _code(codec: ImageCodec, pixels: Tensor, watch: Stopwatch) -> dict[str, Any]:
     """Code pixels into a file and decode it: its "size" in bytes, the "decoded" pixels, and times."""
     with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "picture.sic"
+        file = Path(scratch) / "image.sic"
         watch.start()
-        picture, y_hat = codec.encode(pixels)
-        content = picture.to_bytes()
+        data, y_hat = codec.encode_with_latent(pixels)
         encoding = watch.lap()
-        write_whole(file, content)
-        size, picture = file.stat().st_size, read_coded(file)
+        write_whole(file, data)
+        data = read_coded(file)
         watch.start()
-        decoded = codec.decode(picture)
+        decoded = codec.decode(data)
         decoding = watch.lap()
-    if not torch.equal(decoded, codec.reconstruct(y_hat, *pixels.shape[1:])):
-        raise StreamError("a file did not decode to the encoder's reconstruction: please report this with the picture")
+    if not torch.equal(decoded, codec.image_of(y_hat, (pixels.shape[1], pixels.shape[2]))):
+        raise StreamError("a file did not decode to the encoder's reconstruction: please report this with the image")
     times = {
         f"{which}_time{'' if part == 'total' else f'_{part}'}": lap[part]
         for which, lap in (("encoding", encoding), ("decoding", decoding))
         for part in ("total", *PARTS)
     }
-    return {"size": size, "decoded": decoded, **times}
+    return {"size": len(data), "decoded": decoded, **times}
 
 
 @torch.no_grad()
-def _estimated_bits(codec: PictureCodec, pixels: Tensor) -> float:
-    likelihoods = codec.model(to_float(pixels).to(codec.device))["likelihoods"].values()
+def _estimated_bits(codec: ImageCodec, pixels: Tensor) -> float:
+    likelihoods = codec(to_float(pixels).to(next(codec.parameters()).device))["likelihoods"].values()
     return float(sum(-torch.log2(p).sum().item() for p in likelihoods))

@@ -15,7 +15,7 @@ from ssmctx.codec.fingerprint import decoder_fingerprint, old_fingerprint
 from ssmctx.codec.streams import check_shape, join_streams, split_streams
 from ssmctx.codec.tables import aux_loss, update_tables
 from ssmctx.entropy.bitstream import CodedImage
-from ssmctx.entropy.gains import Quality
+from ssmctx.entropy.gains import QUALITY_UNITS, Quality
 from ssmctx.entropy.numerics import coding_numerics, scan_backend
 from ssmctx.errors import ArgumentError, ModelMismatchError, ShapeError
 from ssmctx.layers.checks import check_picture, check_positive
@@ -23,7 +23,6 @@ from ssmctx.stages import stage
 
 __all__ = ["ImageCodec"]
 
-_UNITS = 256  # a file tells qualities in these parts of a step
 _HYPER_STRIDE = 4  # cells of y for one of z, along each side, in most codecs
 
 Image = Tensor | NDArray[np.uint8]
@@ -178,35 +177,24 @@ class ImageCodec(nn.Module):
             ArgumentError: another dtype; see `MambaICEntropyModel.compress` for more.
             NotUpdatedError: `update()` was not called.
         """
-        return self.encode_and_reconstruct(image, quality)[0]
+        return self._coded(image, quality)[0].to_bytes()
 
-    def encode_and_reconstruct(self, image: Image, quality: float | None = None) -> tuple[bytes, Tensor]:
-        """`encode`, and what `decode` will give, from the encoder's own y_hat where the latent codec gives one.
+    def encode_with_latent(self, image: Image, quality: float | None = None) -> tuple[bytes, Tensor]:
+        """`encode`, and the latent that `decode` will have: `image_of` makes of it what the file decodes to.
 
         Args:
             image: uint8, a tensor (3, H, W) or an array (H, W, 3).
             quality: as the latent codec takes it; None leaves it out.
 
         Returns:
-            The content of the file, and the image as it decodes, uint8 (3, H, W).
+            The content of the file, and y_hat (1, M, h, w).
         """
-        pixels = _as_pixels(image)
-        _, height, width = pixels.shape
-        weight = next(self.parameters())
-        x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
-        out = self.compress(x, quality)
-        shape = {name: value for name, value in out["shape"].items() if name not in ("x", "quality")}
-        coded = CodedImage(
-            decoder_fingerprint(self),
-            width,
-            height,
-            tuple(split_streams(out["strings"])),
-            None if quality is None else round(quality * _UNITS),
-            None if shape == self._usual_shape(height, width) else check_shape(shape),
-            scan_backend(self.latent_codec),
-        )
-        y_hat = out["y_hat"] if "y_hat" in out else self._decoded_latent(coded)
-        return coded.to_bytes(), _as_image(self.reconstruct(y_hat, (height, width)))
+        coded, y_hat = self._coded(image, quality)
+        return coded.to_bytes(), self._decoded_latent(coded) if y_hat is None else y_hat
+
+    def image_of(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
+        """`reconstruct` of one latent (1, M, h, w), as uint8 (3, H, W)."""
+        return (self.reconstruct(y_hat, size)[0] * 255).round().to(torch.uint8).cpu()
 
     def decode(self, data: bytes) -> Tensor:
         """The image of a `.sic` file.
@@ -224,7 +212,7 @@ class ImageCodec(nn.Module):
         """
         coded = CodedImage.from_bytes(data)
         self.check_file(coded)
-        return _as_image(self.reconstruct(self._decoded_latent(coded), (coded.height, coded.width)))
+        return self.image_of(self._decoded_latent(coded), (coded.height, coded.width))
 
     def check_file(self, coded: CodedImage) -> None:
         """Raise ModelMismatchError unless this codec decodes a file."""
@@ -236,17 +224,34 @@ class ImageCodec(nn.Module):
         if coded.coding is not None and own_coding is not None:
             _check_same(coded.coding, own_coding(), "coder and tables", "make the model with the same coder")
 
+    def _coded(self, image: Image, quality: float | None) -> tuple[CodedImage, Tensor | None]:
+        """An image as a file holds it, and the encoder's own y_hat where the latent codec gives one."""
+        pixels = _as_pixels(image)
+        _, height, width = pixels.shape
+        weight = next(self.parameters())
+        x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
+        out = self.compress(x, quality)
+        shape = {name: value for name, value in out["shape"].items() if name not in ("x", "quality")}
+        coded = CodedImage(
+            decoder_fingerprint(self),
+            width,
+            height,
+            tuple(split_streams(out["strings"])),
+            None if quality is None else round(quality * QUALITY_UNITS),
+            None if shape == self._usual_shape(height, width) else check_shape(shape),
+            scan_backend(self.latent_codec),
+        )
+        return coded, out.get("y_hat")
+
     @torch.no_grad()
     def _decoded_latent(self, coded: CodedImage) -> Tensor:
         shape = self._usual_shape(coded.height, coded.width)
         if coded.shape is not None:
             padded = tuple(side + -side % self.stride for side in (coded.height, coded.width))
             shape = check_shape(dict(coded.shape), padded)
-        quality = None if coded.quality is None else coded.quality / _UNITS
+        quality = None if coded.quality is None else coded.quality / QUALITY_UNITS
         with coding_numerics(self):
-            out = self.latent_codec.decompress(
-                join_streams(coded.sections), _unnamed(shape), **_only_given(quality)
-            )
+            out = self.latent_codec.decompress(join_streams(coded.sections), _unnamed(shape), **_only_given(quality))
         y_hat: Tensor = out["y_hat"]
         return y_hat
 
@@ -297,10 +302,8 @@ def _as_pixels(image: Image) -> Tensor:
     return pixels
 
 
-def _as_image(x_hat: Tensor) -> Tensor:
-    return (x_hat[0] * 255).round().to(torch.uint8).cpu()
-
-
 def _check_same(written: bytes, own: bytes, what: str, cure: str) -> None:
     if written != own:
-        raise ModelMismatchError(f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}")
+        raise ModelMismatchError(
+            f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}"
+        )

@@ -62,8 +62,12 @@ def check_shape(shape: dict[str, Any], largest: tuple[int, ...] | None = None) -
             if largest is None or all(n <= limit for n, limit in zip(part, largest, strict=True)):
                 return tuple(map(int, part))
         if largest is None:
-            raise ArgumentError(f"a file tells the sizes of latents as names and (H, W), the latent codec gave {shape!r}")
-        raise CorruptStreamError(f"the header says latents of {shape!r} cells for an image of {largest} pixels: damaged")
+            raise ArgumentError(
+                f"a file tells the sizes of latents as names and (H, W), the latent codec gave {shape!r}"
+            )
+        raise CorruptStreamError(
+            f"the header says latents of {shape!r} cells for an image of {largest} pixels: damaged"
+        )
 
     result: dict[str, Any] = plain(shape)
     return result

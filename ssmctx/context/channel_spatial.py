@@ -125,9 +125,9 @@ class ChannelSpatialContext(ContextModel):
         if self._spatial:
             features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
         indices = self.order.window_indices(step, grid.size)
-        mean, scale = head(
-            features, grid, state.padded, None if indices is None else indices.to(y_hat.device)
-        ).chunk(2, dim=1)
+        mean, scale = head(features, grid, state.padded, None if indices is None else indices.to(y_hat.device)).chunk(
+            2, dim=1
+        )
         return mean, scale
 
     def _grid(self, x: Tensor) -> WindowGrid:

@@ -87,7 +87,9 @@ class CodedImage:
         if not 1 <= len(self.sections) <= _MOST_SECTIONS:
             raise ArgumentError(f"a .sic file has 1 to {_MOST_SECTIONS} sections, got {len(self.sections)}")
         if self.version != _VERSION:
-            raise ArgumentError(f"files are written in version {_VERSION}, this image was read from one of {self.version}")
+            raise ArgumentError(
+                f"files are written in version {_VERSION}, this image was read from one of {self.version}"
+            )
         flags, fields = 0, []
         if self.quality is not None:
             flags |= _QUALITY

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.factorized_tables import ExactPrior, factorized_tables, settled_quantiles
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.stored_tables import HeldTables
-from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import ArgumentError, NotUpdatedError, ShapeError
 from ssmctx.layers.checks import check_positive
 from ssmctx.lookalike import Lookalike

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
 
-__all__ = ["Gain", "Quality", "QualityGains"]
+__all__ = ["QUALITY_UNITS", "Gain", "Quality", "QualityGains"]
 
 Quality = float | Sequence[float]
 """A quality for a whole batch, or one for each of its images."""
 
-_UNITS = 256  # a file tells qualities in these parts of a step
+QUALITY_UNITS = 256
+"""A file tells qualities in these parts of a step."""
 
 
 class Gain(NamedTuple):
@@ -74,7 +75,7 @@ class QualityGains(nn.Module):
             ArgumentError: out of range.
         """
         units = self.units(quality)
-        index = torch.tensor(units, dtype=self.log_y.dtype, device=self.log_y.device) / _UNITS
+        index = torch.tensor(units, dtype=self.log_y.dtype, device=self.log_y.device) / QUALITY_UNITS
         lower = index.floor().clamp(max=max(0, self.count - 2)).long()
         upper = (lower + 1).clamp(max=self.count - 1)
         t = (index - lower)[:, None]
@@ -94,4 +95,4 @@ class QualityGains(nn.Module):
         for value in values:
             if not isinstance(value, (int, float)) or not 0 <= value <= self.count - 1:
                 raise ArgumentError(f"quality must lie in 0..{self.count - 1}, got {value!r}")
-        return [round(value * _UNITS) for value in values]
+        return [round(value * QUALITY_UNITS) for value in values]

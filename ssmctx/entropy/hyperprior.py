@@ -88,7 +88,9 @@ class Hyperprior(nn.Module):
         side = self._synthesise(rounded, medians, gain, y.shape[2:])
         return CodedSide(side, checksum(symbols), stream, (z.shape[2], z.shape[3]))
 
-    def decode_side(self, coded: bytes, size: torch.Size, y_size: torch.Size, gain: Tensor | None, coder: Coder) -> CodedSide:
+    def decode_side(
+        self, coded: bytes, size: torch.Size, y_size: torch.Size, gain: Tensor | None, coder: Coder
+    ) -> CodedSide:
         """Decode z of one image.
 
         Args:

@@ -299,9 +299,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             raise CorruptStreamError(
                 "z decodes to other symbols than were encoded: its stream, the checksums or the guard is damaged"
             )
-        reader = LatentReader(
-            self.coder, self.y_tables.tables(), self.distribution.grid, sections.y, guard, checksums
-        )
+        reader = LatentReader(self.coder, self.y_tables.tables(), self.distribution.grid, sections.y, guard, checksums)
         y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)
         reader.finish()
         return y_hat

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ssmctx.context.base import ContextModel
 from ssmctx.errors import ArgumentError, ShapeError
+from ssmctx.stages import stage
 
 __all__ = ["Step", "coding_steps", "drive", "put_channels"]
 
@@ -67,9 +68,7 @@ def put_channels(x: Tensor, channels: slice | list[int], values: Tensor) -> Tens
     return x.index_copy(1, torch.tensor(channels, device=x.device), values)
 
 
-def coding_steps(
-    context: ContextModel, side: Tensor, gain: Tensor | None = None
-) -> Generator[Step, Tensor, Tensor]:
+def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None) -> Generator[Step, Tensor, Tensor]:
     """Walk a latent in coding order.
 
     Yields each `Step` and takes back, by `send`, the quantised residuals q of its slice, (batch, m, H, W), of which
@@ -92,21 +91,25 @@ def coding_steps(
     order = context.order
     batch, _, height, width = side.shape
     y_hat = side.new_zeros(batch, order.num_channels, height, width)
-    state = context.begin(side)
+    with stage("context"):
+        state = context.begin(side)
     for index in range(order.num_steps):
         channels = order.channels(index)
         positions = order.positions(index, (height, width))
         indices = positions.flatten().nonzero().flatten()  # counted on the host, so that no GPU is waited for
         positions, indices = positions.to(side.device), indices.to(side.device)
         own_gain = None if gain is None else gain[:, channels]
-        mean, scale = _checked(context, index, y_hat[:, channels].shape, context(index, y_hat, side, state))
+        with stage("context", index):
+            predicted = context(index, y_hat, side, state)
+        mean, scale = _checked(context, index, y_hat[:, channels].shape, predicted)
         step = Step(
             index, channels, positions, indices, mean, scale if own_gain is None else scale * own_gain, own_gain
         )
         q = yield step
         y_hat = put_channels(y_hat, channels, torch.where(positions, step.value(q), y_hat[:, channels]))
         if order.ends_slice(index):
-            refined = context.refine(index, y_hat, side, state)
+            with stage("context", index):
+                refined = context.refine(index, y_hat, side, state)
             if refined is not None:
                 y_hat = put_channels(y_hat, channels, refined)
     return y_hat

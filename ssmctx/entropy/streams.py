@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmctx.distributions import ScaleGrid
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.checksums import Checksums, checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.guard import Guard, guard_scales, guarded_rows, host_rows
 from ssmctx.entropy.steps import Step
-from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
 from ssmctx.stages import stage
 
@@ -162,7 +162,7 @@ class LatentReader:
 
 
 def _not_finite(steps: list[tuple[Step, Tensor, Tensor]]) -> NonFiniteError:
-    step, values, _ = next(s for s in steps if not bool((s[1].isfinite().all() & s[2].isfinite().all())))
+    step, values, _ = next(s for s in steps if not bool(s[1].isfinite().all() & s[2].isfinite().all()))
     what = "mean" if not bool(values.isfinite().all()) else "scale"
     return NonFiniteError(
         f"{step.name()}: the context predicts a {what} that is NaN or infinite; check its weights and its forward"

@@ -9,6 +9,7 @@ from ssmctx import (
     ChannelSpatialContext,
     CodingOrder,
     ContextModel,
+    ImageCodec,
     MambaICEntropyModel,
     VSSBlock,
     WindowLocalAttention,
@@ -16,7 +17,7 @@ from ssmctx import (
     profile,
     registry,
 )
-from ssmctx.entropy.container import CodedPicture
+from ssmctx.entropy import CodedImage
 from ssmctx.errors import SsmctxError, StreamError
 from ssmctx.scan import cross_selective_scan, selective_scan
 from ssmctx.testing import assert_causal, assert_round_trip, count_bits
@@ -26,10 +27,10 @@ class Mine(ContextModel):
     """A context model of a user."""
 
     def __init__(self, M: int) -> None:
-        super().__init__(CodingOrder([M], passes=1))
+        super().__init__(CodingOrder.one_pass([M]))
 
     def forward(
-        self, step: int, y_hat: torch.Tensor, side: torch.Tensor, memo: dict[str, object] | None = None
+        self, step: int, y_hat: torch.Tensor, side: torch.Tensor, state: object = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The two halves of the side information."""
         mean, scale = side.chunk(2, dim=1)
@@ -51,7 +52,10 @@ def use(x: torch.Tensor) -> int:
     names: tuple[str, ...] = registry.contexts.names()
     costs: list[int] = [part.parameters for part in profile(model, (4, 6))]
     layers = torch.nn.Sequential(VSSBlock(8), WindowLocalAttention(8))
-    picture = CodedPicture.from_bytes(b"")
+    codec = ImageCodec(layers, layers, model)
+    data: bytes = codec.encode(x)
+    back: torch.Tensor = codec.decode(data)
+    image = CodedImage.from_bytes(data)
     caught: list[type[SsmctxError]] = [StreamError]
-    width: int = picture.width + len(caught)
+    width: int = image.width + len(caught) + len(back)
     return count_bits(coded["strings"]) + steps + len(names) + sum(costs) + width + len(version) + len(list(layers))

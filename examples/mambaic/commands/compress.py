@@ -23,10 +23,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Code the image and say how large the file is."""
     from mambaic.checkpoint import load_model
-    from mambaic.files import PictureCodec, compress_file
+    from mambaic.files import compress_file
 
     outputs = {"the target": options.target, "--reconstruction": options.reconstruction}
     check_outputs(outputs, [options.source, options.checkpoint])
-    codec = PictureCodec(load_model(options.checkpoint))
+    codec = load_model(options.checkpoint)
     written = compress_file(codec, options.source, options.target, options.reconstruction)
     tell(f"wrote {options.target}: {written.bytes} bytes, {written.bpp:.4f} bpp", options.target)

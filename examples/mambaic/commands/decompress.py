@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Decode the file and say how large the image is."""
     from mambaic.checkpoint import load_model
-    from mambaic.files import PictureCodec, decompress_file
+    from mambaic.files import decompress_file
 
     check_outputs({"the target": options.target}, [options.source, options.checkpoint])
-    width, height = decompress_file(PictureCodec(load_model(options.checkpoint)), options.source, options.target)
+    width, height = decompress_file(load_model(options.checkpoint), options.source, options.target)
     tell(f"wrote {options.target}: {width} x {height}", options.target)

@@ -182,7 +182,9 @@ def _decoded(codec: Any, fresh: Any, coded: Coded, law: str) -> tuple[str, Tenso
             decode(codec, coded.strings, coded.shape, law)
         except LawBroken:
             raise error from None
-        raise LawBroken(law, f"only the codec that encoded can decode; a copy: {error.found}", _CAUSES["memory"]) from None
+        raise LawBroken(
+            law, f"only the codec that encoded can decode; a copy: {error.found}", _CAUSES["memory"]
+        ) from None
 
 
 def _compare(law: str, what: str, codec: Any, actual: Tensor, expected: Tensor, tolerance: float, cause: str) -> None:
