@@ -102,10 +102,8 @@ def main() -> None:
     for source in SETTINGS:
         codec = put(model, source)
         coded = [codec.encode(read_image(path)) for path in tqdm(pictures, desc=source, leave=False)]
-        size, guard = (
-            sum(map(len, coded)),
-            sum(len(part) for data in coded for part in CodedImage.from_bytes(data).sections[2:]),
-        )
+        size = sum(map(len, coded))
+        guard = sum(len(part) for data in coded for part in CodedImage.from_bytes(data).sections[2:])
         own = [codec.decode(data) for data in coded]
         for target in SETTINGS:
             codec = put(model, target)

@@ -64,6 +64,7 @@ class ImageCodec(nn.Module):
     def __init__(self, g_a: nn.Module, g_s: nn.Module, latent_codec: nn.Module, stride: int = 16) -> None:
         super().__init__()
         check_positive("ImageCodec", stride=stride)
+        self.latent_codec: Any  # compress and decompress are no module's own
         self.g_a, self.g_s, self.latent_codec, self.stride = g_a, g_s, latent_codec, stride
 
     # --- tensors

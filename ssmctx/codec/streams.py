@@ -58,16 +58,14 @@ def check_shape(shape: dict[str, Any], largest: tuple[int, ...] | None = None) -
     def plain(part: Any) -> Any:
         if isinstance(part, Mapping) and all(isinstance(name, str) for name in part):
             return {name: plain(value) for name, value in part.items()}
-        if isinstance(part, (list, tuple)) and len(part) == 2 and all(isinstance(n, int) and n >= 1 for n in part):
-            if largest is None or all(n <= limit for n, limit in zip(part, largest, strict=True)):
-                return tuple(map(int, part))
-        if largest is None:
-            raise ArgumentError(
-                f"a file tells the sizes of latents as names and (H, W), the latent codec gave {shape!r}"
-            )
-        raise CorruptStreamError(
-            f"the header says latents of {shape!r} cells for an image of {largest} pixels: damaged"
+        is_size = (
+            isinstance(part, (list, tuple)) and len(part) == 2 and all(isinstance(n, int) and n >= 1 for n in part)
         )
+        if is_size and (largest is None or (part[0] <= largest[0] and part[1] <= largest[1])):
+            return tuple(map(int, part))
+        if largest is None:
+            raise ArgumentError(f"a file tells sizes of latents by names, as (H, W); the latent codec gave {shape!r}")
+        raise CorruptStreamError(f"the header says latents of {shape!r} cells for {largest} pixels: damaged")
 
     result: dict[str, Any] = plain(shape)
     return result

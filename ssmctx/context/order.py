@@ -268,9 +268,7 @@ class CodingOrder:
 def _lattices(passes: int | Sequence[Lattice]) -> tuple[Lattice, ...]:
     if isinstance(passes, int):
         if passes not in _BY_COUNT:
-            raise ArgumentError(
-                f"CodingOrder codes a slice in 1, 2, 4 or 5 passes, or by lattices of yours, got {passes}"
-            )
+            raise ArgumentError(f"CodingOrder: passes must be 1, 2, 4, 5 or a sequence of Lattice, got {passes}")
         return _BY_COUNT[passes]
     lattices = tuple(passes)
     if not lattices or not all(isinstance(lattice, Lattice) for lattice in lattices):

@@ -87,9 +87,7 @@ class CodedImage:
         if not 1 <= len(self.sections) <= _MOST_SECTIONS:
             raise ArgumentError(f"a .sic file has 1 to {_MOST_SECTIONS} sections, got {len(self.sections)}")
         if self.version != _VERSION:
-            raise ArgumentError(
-                f"files are written in version {_VERSION}, this image was read from one of {self.version}"
-            )
+            raise ArgumentError(f"files are written in version {_VERSION}, this image is of version {self.version}")
         flags, fields = 0, []
         if self.quality is not None:
             flags |= _QUALITY
@@ -142,15 +140,15 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
     _, _, flags, fingerprint = _START.unpack_from(body)
     if flags >= 2 * _COUNT:
         raise CorruptStreamError("the file's flags are not those of this version: damaged")
-    offset, fields = _START.size, {}
-    for flag, what in ((_QUALITY, "the quality"), (_SHAPE, "the sizes"), (_BACKEND, "the backend")):
+    offset, quality, texts = _START.size, None, [b"", b""]
+    if flags & _QUALITY:
+        quality, offset = take_varint(body, offset, "the quality")
+    for i, (flag, what) in enumerate(((_SHAPE, "the sizes"), (_BACKEND, "the backend"))):
         if flags & flag:
-            fields[flag], offset = take_varint(body, offset, what)
-            if flag != _QUALITY:
-                end = offset + fields[flag]
-                if end > len(body):
-                    raise CorruptStreamError(f"the data ends within {what}: it was cut")
-                fields[flag], offset = body[offset:end], end
+            length, offset = take_varint(body, offset, what)
+            texts[i], offset = body[offset : offset + length], offset + length
+            if offset > len(body):
+                raise CorruptStreamError(f"the data ends within {what}: it was cut")
     count = _USUAL_COUNT
     if flags & _COUNT:
         count, offset = take_varint(body, offset, "the number of sections")
@@ -175,9 +173,9 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
         width,
         height,
         (*sections, body[offset:]),
-        fields.get(_QUALITY),
-        _from_json(fields[_SHAPE]) if _SHAPE in fields else None,
-        fields.get(_BACKEND, b"").decode("ascii", "replace"),
+        quality,
+        _from_json(texts[0]) if flags & _SHAPE else None,
+        texts[1].decode("ascii", "replace"),
     )
 
 

@@ -141,7 +141,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             images = [self._estimate(y, gain)]
         else:
             with coding_numerics(self):
-                images = [self._estimate(part, _of_image(gain, i)) for i, part in enumerate(self._wide(y).split(1))]
+                images = [
+                    self._estimate(part, _of_image(gain, i)) for i, part in enumerate(torch.split(self._wide(y), 1))
+                ]
         y_hat, likelihoods, z_likelihoods = (torch.cat(parts) for parts in zip(*images, strict=True))
         return {"y_hat": y_hat, "likelihoods": {"y": likelihoods, "z": z_likelihoods}}
 
@@ -171,7 +173,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             )
         with coding_numerics(self):
             gain = self._gain(quality, 1)
-            images = [self._encode(part, gain) for part in self._wide(y).split(1)]
+            images = [self._encode(part, gain) for part in torch.split(self._wide(y), 1)]
         sections, y_hats, hyper_shapes = zip(*images, strict=True)
         shape: dict[str, Any] = {"y": (y.shape[2], y.shape[3]), "hyper": hyper_shapes[0]}
         if quality is not None:
@@ -350,8 +352,8 @@ def _check_coded(
     kinds = len(Sections._fields)
     if counts and 2 <= len(counts) < kinds and len(set(counts)) == 1:
         raise ArgumentError(
-            f"strings must be [y streams, z streams, checksums, guards], got {len(counts)} lists: keep all that compress "
-            "gives, since y and z do not decode safely without the others"
+            f"strings must be [y streams, z streams, checksums, guards], got {len(counts)} lists: keep all that "
+            "compress gives, since y and z do not decode safely without the others"
         )
     if len(counts) != kinds or len(set(counts)) != 1 or not counts[0]:
         raise ArgumentError(

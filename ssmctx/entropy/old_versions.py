@@ -12,9 +12,9 @@ offset  bytes  content of version 3
   last      4  CRC-32 of all before it, little-endian
 
 Its guard holds the band (2 bytes), the number of checksums (1), these (2 each; z's, then each step's), and unless the
-band is 0 what a guard of today holds after its band; a CRC of all but z's checksum is xored into that one. Version 2 has
-no such CRC. Version 1 has after its 13 bytes width, height and the lengths of y's and z's stream as 32-bit little-endian
-numbers, then the two streams; no guard, no checksums.
+band is 0 what a guard of today holds after its band; a CRC of all but z's checksum is xored into that one. Version 2
+has no such CRC. Version 1 has after its 13 bytes width, height and the lengths of y's and z's stream as 32-bit
+little-endian numbers, then the two streams; no guard, no checksums.
 """
 
 from __future__ import annotations

@@ -116,8 +116,8 @@ class StoredTables(HeldTables):
         stored = _UNSAID if law is None else bytes(law.tolist()).decode()
         if prefix + self._held[0] in state_dict and stored != self.law:
             raise CheckpointError(
-                f"the checkpoint was made with distribution {stored!r}, this model has {self.law!r}: make the model with "
-                f"distribution={stored!r}"
+                f"the checkpoint was made with distribution {stored!r}, this model has {self.law!r}: make the "
+                f"model with distribution={stored!r}"
             )
         known = len(missing)
         super()._load_from_state_dict(

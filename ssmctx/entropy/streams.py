@@ -79,7 +79,7 @@ class LatentWriter:
             NonFiniteError: a mean or scale is not finite; the message names the step.
             ArgumentError: a symbol is beyond 16 bits.
         """
-        steps, values, scales = zip(*self._steps, strict=True)
+        _, values, scales = zip(*self._steps, strict=True)
         scale, value = torch.cat(scales), torch.cat(values)
         if not bool(scale.isfinite().all() & value.isfinite().all()):
             raise _not_finite(self._steps)
@@ -171,6 +171,6 @@ def _not_finite(steps: list[tuple[Step, Tensor, Tensor]]) -> NonFiniteError:
 
 def _mismatch(where: str) -> DecodeMismatchError:
     return DecodeMismatchError(
-        f"{where} decodes to other symbols than were encoded: the stream is damaged, or this machine's numbers drift by "
-        "more than the guard band; encode with a wider guard_band, or decode on a machine like the encoder's"
+        f"{where} decodes to other symbols than were encoded: the stream is damaged, or this machine's numbers drift "
+        "by more than the guard band; encode with a wider guard_band, or decode on a machine like the encoder's"
     )

@@ -19,7 +19,7 @@ SIZES = ((1, 1), (1, 2), (2, 1), (3, 3), (1, 13), (5, 8), (7, 11), (8, 8), (9, 4
 
 _DRIFT = 1e-3
 _CAUSES = {
-    "memory": "the decoder needs what the encoder keeps in the object: everything has to be in the strings and the shape",
+    "memory": "the decoder needs what the encoder keeps in the object: put all of it into the strings and the shape",
     "decoder": "encoder and decoder walk in another order, one of them uses what the other does not have, or only one "
     "of them corrects y_hat",
     "forward": "forward quantises another thing than compress: without the mean, in one pass instead of two, "
