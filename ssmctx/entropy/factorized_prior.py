@@ -198,7 +198,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         if z.dim() < 2 or z.shape[1] != self.channels:
             raise ShapeError(f"FactorizedPrior expects z (batch, {self.channels}, ...), got {tuple(z.shape)}")
         wide = torch.promote_types(torch.promote_types(z.dtype, self.quantiles.dtype), torch.float32)
-        return z.to(wide).transpose(0, 1).reshape(self.channels, 1, -1)
+        return z.to(wide).transpose(0, 1).contiguous().view(self.channels, 1, -1)
 
 
 def _from_rows(rows: Tensor, z: Tensor) -> Tensor:
@@ -229,5 +229,5 @@ def logits_cumulative(x: Tensor, layers: Sequence[Sequence[Tensor]]) -> Tensor:
 
 def likelihoods(x: Tensor, layers: Sequence[Sequence[Tensor]]) -> Tensor:
     """Probabilities of the unit intervals around x, for x and layers as `logits_cumulative` takes them."""
-    lower, upper = logits_cumulative(x - 0.5, layers), logits_cumulative(x + 0.5, layers)
-    return torch.sigmoid(upper) - torch.sigmoid(lower)
+    lower, upper = torch.sigmoid(logits_cumulative(torch.cat([x - 0.5, x + 0.5], -1), layers)).chunk(2, -1)
+    return upper - lower
