@@ -66,6 +66,11 @@ _registry.contexts.register("uneven", "ssmctx.context.variants:uneven")
 _registry.coders.register("rans", "ssmctx.entropy.rans:RansCoder")
 _registry.coders.register("constriction", "ssmctx.entropy.constriction_coder:ConstrictionCoder")
 _registry.distributions.register("gaussian", "ssmctx.distributions.gaussian:Gaussian")
+_registry.distributions.register("laplace", "ssmctx.distributions.laplace:Laplace")
+_registry.distributions.register("logistic", "ssmctx.distributions.logistic:Logistic")
+_registry.distributions.register(
+    "generalised-gaussian", "ssmctx.distributions.generalised_gaussian:GeneralisedGaussian"
+)
 _registry.entropy_models.register("mambaic", "ssmctx.entropy.model:MambaICEntropyModel")
 
 

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmctx.distributions.build import build_tables
+from ssmctx.distributions.build import Quantise, build_tables
+from ssmctx.distributions.quantise import quantise_closely
 from ssmctx.distributions.scales import ScaleGrid
 from ssmctx.distributions.tables import CodingTables
 
@@ -35,7 +36,8 @@ class Distribution(ABC):
 
     Attributes:
         name: that it is registered under, and that is stored with a model.
-        escaped: of each table row, the mass that is left to the escape; `tables` says why not less.
+        escaped: mass beyond the last symbols of a table row, which its escape codes.
+        quantise: from a row's probabilities to its cumulative frequencies.
 
     Examples:
         >>> import torch
@@ -50,7 +52,8 @@ class Distribution(ABC):
     grid: ScaleGrid = field(default=ScaleGrid(), kw_only=True)
 
     name: ClassVar[str]
-    escaped: ClassVar[float] = 2.0**-15
+    escaped: ClassVar[float] = 2.0**-13
+    quantise: ClassVar[Quantise] = staticmethod(quantise_closely)
 
     @abstractmethod
     def survival(self, x: Tensor, scale: Tensor) -> Tensor:
@@ -122,6 +125,11 @@ class Distribution(ABC):
     def tables(self) -> CodingTables:
         """Coding tables, one row a tabled scale, with the same integers on every machine; made once.
 
+        Every symbol of a row takes at least 1 of 65536 counts. So a row ends where the mass beyond is `escaped`: to
+        give the rare symbols of a wide row counts of their own would cost more than escapes do. With the default,
+        tables of Laplace, logistic and generalised Gaussian (1.5) take up to 0.07 % more bits than the likelihoods
+        say at scales from 0.3 to 128, and 0.17 % at 256.
+
         Raises:
             ArgumentError: what `half_mass` gives are no probabilities, or do not sum to 1.
         """
@@ -130,4 +138,10 @@ class Distribution(ABC):
 
 @functools.cache  # equal distributions share them, and copies and pickles hold none
 def _tables(distribution: Distribution) -> CodingTables:
-    return build_tables(distribution.name, distribution.half_mass, distribution.grid.values(), distribution.escaped)
+    return build_tables(
+        distribution.name,
+        distribution.half_mass,
+        distribution.grid.values(),
+        distribution.escaped,
+        type(distribution).quantise,
+    )

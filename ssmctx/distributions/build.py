@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ssmctx.distributions.quantise import quantise
 from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import ArgumentError
 
-__all__ = ["build_tables"]
+__all__ = ["Quantise", "build_tables"]
+
+HalfMass = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+Quantise = Callable[[NDArray[np.float64]], NDArray[np.int32]]
 
 _FARTHEST = 1e6  # standard deviations; a law that has not ended there is none
 _WIDEST = 4096  # symbols to each side of 0; a row of 65536 counts has no use for more
@@ -20,7 +22,7 @@ _ROUNDING = 1e-9
 
 
 def build_tables(
-    name: str, half_mass: Callable[[NDArray[np.float64]], NDArray[np.float64]], scales: Sequence[float], escaped: float
+    name: str, half_mass: HalfMass, scales: Sequence[float], escaped: float, quantise: Quantise
 ) -> CodingTables:
     """Tables of a symmetric law: row i codes whole numbers of standard deviation `scales[i]`.
 
@@ -29,6 +31,7 @@ def build_tables(
         half_mass: P(0 < X < x) of the law with a standard deviation of 1.
         scales: standard deviations, one a row.
         escaped: mass that each row may leave to its escape.
+        quantise: from a row's probabilities to its cumulative frequencies.
 
     Raises:
         ArgumentError: the masses are no probabilities, or do not sum to 1.
@@ -45,7 +48,7 @@ def build_tables(
     return CodingTables.from_lists(rows, [len(row) for row in rows], offsets)
 
 
-def _reach(name: str, half_mass: Callable[[NDArray[np.float64]], NDArray[np.float64]], escaped: float) -> float:
+def _reach(name: str, half_mass: HalfMass, escaped: float) -> float:
     """Standard deviations that hold all but `escaped` of the mass, by bisection."""
 
     def outside(x: float) -> float:
@@ -65,9 +68,7 @@ def _reach(name: str, half_mass: Callable[[NDArray[np.float64]], NDArray[np.floa
     return high
 
 
-def _checked(
-    name: str, half_mass: Callable[[NDArray[np.float64]], NDArray[np.float64]], x: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _checked(name: str, half_mass: HalfMass, x: NDArray[np.float64]) -> NDArray[np.float64]:
     mass = np.asarray(half_mass(x))
     if mass.dtype != np.float64 or mass.shape != x.shape:
         raise ArgumentError(

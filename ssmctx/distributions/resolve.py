@@ -21,8 +21,8 @@ def resolve_distribution(distribution: str | Distribution) -> Distribution:
 
     Examples:
         >>> from ssmctx.distributions import resolve_distribution
-        >>> resolve_distribution("gaussian")
-        Gaussian(grid=ScaleGrid(minimum=0.11, maximum=256.0, levels=64))
+        >>> resolve_distribution("laplace")
+        Laplace(grid=ScaleGrid(minimum=0.11, maximum=256.0, levels=64))
     """
     if isinstance(distribution, str):
         made = distributions.create(distribution)

@@ -88,7 +88,7 @@ class ScaleGrid:
 def _values(grid: ScaleGrid) -> tuple[float, ...]:
     with localcontext() as context:  # decimal rounds exp and ln correctly everywhere, math's depend on the machine
         context.prec = 30
-        low, high = Decimal(repr(grid.minimum)), Decimal(repr(grid.maximum))
+        low, high = Decimal(repr(float(grid.minimum))), Decimal(repr(float(grid.maximum)))
         ratio = (high / low).ln() / (grid.levels - 1)
         return tuple(float(low * (i * ratio).exp()) for i in range(grid.levels))
 
