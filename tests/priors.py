@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ssmctx.distributions import Gaussian
 from ssmctx.entropy.factorized_prior import FactorizedPrior
-from ssmctx.entropy.gaussian_tables import gaussian_tables
 from ssmctx.entropy.stored_tables import StoredTables
 
 
@@ -40,4 +40,4 @@ class Parent(nn.Module):
     def __init__(self, prior):
         super().__init__()
         self.prior = prior
-        self.stored = StoredTables(gaussian_tables())
+        self.stored = StoredTables(Gaussian().tables(), "gaussian")

@@ -25,16 +25,16 @@ CONTEXT = context()
 class SeesOwnAnchorsEarly(ChannelSpatialContext):
     """Planted fault: the anchor pass reads the slice that it is about to code."""
 
-    def forward(self, step, y_hat, side, memo=None):
-        mean, scale = super().forward(step, y_hat, side, memo)
+    def forward(self, step, y_hat, side, state=None):
+        mean, scale = super().forward(step, y_hat, side, state)
         return mean + 1e-6 * y_hat[:, self.order.channels(step)], scale
 
 
 class SeesNonAnchors(ChannelSpatialContext):
     """Planted fault: the second pass reads its whole slice, not the anchors alone."""
 
-    def forward(self, step, y_hat, side, memo=None):
-        mean, scale = super().forward(step, y_hat, side, memo)
+    def forward(self, step, y_hat, side, state=None):
+        mean, scale = super().forward(step, y_hat, side, state)
         return mean, scale + 1e-6 * y_hat[:, self.order.channels(step)] * (step % 2)
 
 

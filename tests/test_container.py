@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ssmctx.entropy.container import CodedPicture
 
+from ssmctx.entropy import CodedImage
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
 
-PICTURE = CodedPicture(
+PICTURE = CodedImage(
     bytes(range(8)), 768, 512, (b"stream of y", b"stream of z!", b"guard"), b"code", (32, 48), (8, 12), "cpu", 4
 )
 GOLDEN = {
@@ -34,7 +34,7 @@ def with_checksum(body: bytes) -> bytes:
 def test_golden_bytes():
     data = PICTURE.to_bytes()
     assert data == with_checksum(bytes.fromhex(GOLDEN[3]))
-    assert CodedPicture.from_bytes(data) == PICTURE
+    assert CodedImage.from_bytes(data) == PICTURE
     assert len(data) - sum(map(len, PICTURE.strings)) == 33
 
 
@@ -48,21 +48,21 @@ def test_everything_but_streams_shifts_and_list_takes_64_bytes():
 
 
 def test_version_1_is_read():
-    picture = CodedPicture.from_bytes(bytes.fromhex(GOLDEN[1]))
-    assert picture == CodedPicture(bytes(range(8)), 768, 512, (b"stream of y", b"stream of z!"))
+    picture = CodedImage.from_bytes(bytes.fromhex(GOLDEN[1]))
+    assert picture == CodedImage(bytes(range(8)), 768, 512, (b"stream of y", b"stream of z!"))
     picture.check_model(bytes(range(8)), b"any ")
 
 
 def test_version_2_is_read():
     """Its guard, in the plain form of its day, becomes one that today's codecs read."""
-    picture = CodedPicture.from_bytes(bytes.fromhex(GOLDEN[2]))
+    picture = CodedImage.from_bytes(bytes.fromhex(GOLDEN[2]))
     y, z, guard = picture.strings
     assert dataclasses.replace(picture, strings=PICTURE.strings) == PICTURE
     assert (y, z) == PICTURE.strings[:2]
     read = Guard.from_bytes(guard, 9000, 1)
     assert (read.band, read.checksums, read.doublings) == (2.0**-14, (7, 65535), 3)
     assert [x.tolist() for x in (read.shifts, read.places)] == [[3, 250], [0, 77, 78, 8999]]
-    assert CodedPicture.from_bytes(picture.to_bytes()) == picture
+    assert CodedImage.from_bytes(picture.to_bytes()) == picture
 
 
 @pytest.mark.parametrize("version", GOLDEN)
@@ -70,13 +70,13 @@ def test_every_cut_and_every_flipped_bit_raises(version):
     data = PICTURE.to_bytes() if version == 3 else bytes.fromhex(GOLDEN[version])
     for length in range(len(data)):
         with pytest.raises(CorruptStreamError):
-            CodedPicture.from_bytes(data[:length])
+            CodedImage.from_bytes(data[:length])
     for place in range(len(data)):
         for bit in range(8):
             changed = bytearray(data)
             changed[place] ^= 1 << bit
             with pytest.raises(CorruptStreamError):
-                CodedPicture.from_bytes(bytes(changed))
+                CodedImage.from_bytes(bytes(changed))
 
 
 @given(
@@ -87,7 +87,7 @@ def test_every_cut_and_every_flipped_bit_raises(version):
 def test_foreign_data_raises(data, start, right_checksum):
     data = with_checksum(start + data) if right_checksum else start + data
     try:
-        picture = CodedPicture.from_bytes(data)
+        picture = CodedImage.from_bytes(data)
     except CorruptStreamError:
         return
     assert len(data) >= sum(map(len, picture.strings))
@@ -119,14 +119,14 @@ def test_hostile_headers_are_refused_before_anything_is_allocated(changes, messa
     data = hostile(**changes)
     tracemalloc.start()
     with pytest.raises(CorruptStreamError, match=message):
-        CodedPicture.from_bytes(data)
+        CodedImage.from_bytes(data)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
 
 
 def test_the_largest_picture_and_latents_as_large_as_it():
     picture = dataclasses.replace(PICTURE, width=2**15, height=2**15, y_size=(2**15, 1), z_size=(1, 2**15))
-    assert CodedPicture.from_bytes(picture.to_bytes()) == picture
+    assert CodedImage.from_bytes(picture.to_bytes()) == picture
     with pytest.raises(ArgumentError, match="got 32769 x 32768"):
         dataclasses.replace(picture, width=2**15 + 1).to_bytes()
 
@@ -134,32 +134,32 @@ def test_the_largest_picture_and_latents_as_large_as_it():
 def test_what_is_for_information_may_be_unknown():
     for backend, read in (("triton", "triton"), ("mamba_ssm", "mamba_ssm"), ("another", ""), ("", "")):
         picture = dataclasses.replace(PICTURE, backend=backend, float_bytes=8)
-        assert CodedPicture.from_bytes(picture.to_bytes()) == dataclasses.replace(picture, backend=read)
+        assert CodedImage.from_bytes(picture.to_bytes()) == dataclasses.replace(picture, backend=read)
     data = bytearray(PICTURE.to_bytes()[:-4])
     data[17] = 0x4F  # a backend of a later release
-    assert CodedPicture.from_bytes(with_checksum(bytes(data))).backend == ""
+    assert CodedImage.from_bytes(with_checksum(bytes(data))).backend == ""
 
 
 def test_messages():
     data = PICTURE.to_bytes()
     with pytest.raises(CorruptStreamError, match=r"not a \.sic file: it starts with b'\\x89PNG'"):
-        CodedPicture.from_bytes(b"\x89PNG\r\n")
+        CodedImage.from_bytes(b"\x89PNG\r\n")
     with pytest.raises(CorruptStreamError, match="the header promises 61 bytes, the file has 60: cut off or damaged"):
-        CodedPicture.from_bytes(data[:-1])
+        CodedImage.from_bytes(data[:-1])
     with pytest.raises(CorruptStreamError, match="checksum is wrong"):
-        CodedPicture.from_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        CodedImage.from_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CorruptStreamError, match="of version 9, this release reads up to 3: use a newer release"):
-        CodedPicture.from_bytes(data[:4] + b"\x09" + data[5:])
+        CodedImage.from_bytes(data[:4] + b"\x09" + data[5:])
     with pytest.raises(CorruptStreamError, match="the data ends within the length of y's stream: it was cut"):
-        CodedPicture.from_bytes(with_checksum(bytes.fromhex(GOLDEN[3])[:26]))
+        CodedImage.from_bytes(with_checksum(bytes.fromhex(GOLDEN[3])[:26]))
     with pytest.raises(ModelMismatchError, match="written by model 0001020304050607, this one is 00000000000000ff"):
         PICTURE.check_model(b"\0\0\0\0\0\0\0\xff", b"code")
     with pytest.raises(ModelMismatchError, match="coder and tables 636f6465, this model has 65646f63"):
         PICTURE.check_model(bytes(range(8)), b"edoc")
     with pytest.raises(ArgumentError, match=r"at most 2\^30 pixels, got 0 x 5"):
-        CodedPicture(b"", 0, 5, (b"", b"")).to_bytes()
+        CodedImage(b"", 0, 5, (b"", b"")).to_bytes()
     with pytest.raises(ArgumentError, match="sic file needs three strings"):
-        CodedPicture(b"", 5, 5, (b"", b"")).to_bytes()
+        CodedImage(b"", 5, 5, (b"", b"")).to_bytes()
 
 
 @given(st.integers(0, 2**35 - 1), st.binary(max_size=4))

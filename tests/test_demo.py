@@ -11,7 +11,8 @@ from mambaic.files import PictureCodec
 from mambaic.images import read_image
 from mambaic.measure import psnr
 from PIL import features
-from ssmctx.entropy.container import CodedPicture
+
+from ssmctx.entropy import CodedImage
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -38,7 +39,7 @@ def test_the_checkpoint_that_comes_along_beats_jpeg():
     pixels = photographs()[HELD_OUT][:, :256, :256]
     picture, _ = codec.encode(pixels)
     data = picture.to_bytes()
-    decoded = codec.decode(CodedPicture.from_bytes(data))
+    decoded = codec.decode(CodedImage.from_bytes(data))
     jpeg = of_size("jpeg", pixels, len(data))
     assert psnr(decoded, pixels) > psnr(jpeg.pixels, pixels) + 0.5
 

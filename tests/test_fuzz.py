@@ -12,8 +12,8 @@ import pytest
 import torch
 from mambaic.codec import MambaIC
 from mambaic.files import PictureCodec
-from ssmctx.entropy.container import CodedPicture
 
+from ssmctx.entropy import CodedImage
 from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import CorruptStreamError, DecodeMismatchError, ModelMismatchError, StreamError
 
@@ -81,7 +81,7 @@ def test_damage_of_any_kind_ends_in_a_typed_error(codec, files):
         data = damage(original, chance)
         data = with_checksum(data) if chance.random() < 0.75 and len(data) > 4 else data
         try:
-            coded = CodedPicture.from_bytes(data)
+            coded = CodedImage.from_bytes(data)
             pixels = codec.decode(coded)
         except StreamError as error:
             seen.add(type(error))

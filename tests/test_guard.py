@@ -10,7 +10,7 @@ from models import SLICES, M, entropy_model, latent
 from ssmctx import ChannelSpatialContext
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum, folded, guard_scales, guarded_rows
-from ssmctx.entropy.rice import pack_places, unpack_places
+from ssmctx.entropy.rice import pack_indices, unpack_indices
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
 
 BANDS = st.sampled_from([2.0**-24, 2.0**-18, DEFAULT_BAND, 2.0**-11, 0.0039])
@@ -123,13 +123,13 @@ def flips(data: bytes) -> list[bytes]:
 )
 def test_places_survive(places, total, seed):
     marks = np.random.default_rng(seed).random(len(places)) < 0.5
-    data = pack_places(np.array(places, np.int64), marks, total)
-    back, back_marks = unpack_places(data, total)
+    data = pack_indices(np.array(places, np.int64), marks, total)
+    back, back_marks = unpack_indices(data, total)
     assert back.tolist() == places
     assert np.array_equal(back_marks, marks)
     for length in range(len(data)):
         with pytest.raises(CorruptStreamError):
-            unpack_places(data[:length], total)
+            unpack_indices(data[:length], total)
 
 
 @given(data=st.binary(max_size=80), total=st.integers(1, 10**7), steps=st.integers(1, 20))
@@ -162,8 +162,8 @@ class Drifting(ChannelSpatialContext):
 
     drift = 0.0
 
-    def forward(self, step, y_hat, side, memo=None):
-        mean, scale = super().forward(step, y_hat, side, memo)
+    def forward(self, step, y_hat, side, state=None):
+        mean, scale = super().forward(step, y_hat, side, state)
         towards = drifted(scale, self.drift, step)
         return mean * (1 + 1e-6), towards
 

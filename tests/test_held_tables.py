@@ -7,8 +7,8 @@ import torch
 from priors import Parent, layout, pair, updated
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
 
+from ssmctx.distributions import Gaussian
 from ssmctx.entropy.factorized_prior import FactorizedPrior
-from ssmctx.entropy.gaussian_tables import gaussian_tables
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.errors import ArgumentError, NotUpdatedError
 
@@ -65,13 +65,13 @@ def test_what_happened_in_inference_mode_serves_outside(where):
         elif where == "loaded":
             prior.load_state_dict(updated().state_dict())
         prior.update(force=True, update_quantiles=True)
-        stored = StoredTables(gaussian_tables())
+        stored = StoredTables(Gaussian().tables(), "gaussian")
         if where == "copied":
             prior, stored = copy.deepcopy(prior), copy.deepcopy(stored)
     expected = FactorizedPrior(3)
     expected.load_state_dict(prior.state_dict())
     assert prior.tables().fingerprint() == expected.tables().fingerprint()
-    assert stored.tables().fingerprint() == gaussian_tables().fingerprint()
+    assert stored.tables().fingerprint() == Gaussian().tables().fingerprint()
     assert copy.deepcopy(prior).tables().fingerprint() == expected.tables().fingerprint()
     if where != "copied":  # torch makes the copies of parameters fit for inference only
         prior(torch.randn(1, 3, 2, 2))[1].sum().backward()
@@ -93,14 +93,14 @@ def test_a_model_made_on_the_meta_device_works(assign):
     z = torch.randn(1, 3, 4, 4)
     assert torch.equal(target.prior(z, training=False)[1], source.prior(z, training=False)[1])
     assert target.prior.tables().fingerprint() == source.prior.tables().fingerprint()
-    assert target.stored.tables().fingerprint() == gaussian_tables().fingerprint()
+    assert target.stored.tables().fingerprint() == Gaussian().tables().fingerprint()
     target.prior.loss().backward()
     target.prior.update(force=True)
 
 
 def test_stored_tables_survive_to_empty():
-    stored = StoredTables(gaussian_tables()).to_empty(device="cpu")
-    assert stored.tables().fingerprint() == gaussian_tables().fingerprint()
+    stored = StoredTables(Gaussian().tables(), "gaussian").to_empty(device="cpu")
+    assert stored.tables().fingerprint() == Gaussian().tables().fingerprint()
 
 
 AVERAGES = [{}, {"avg_fn": get_ema_avg_fn(0.9)}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}]
@@ -118,22 +118,22 @@ def test_averaging_weights_leaves_tables_alone(how, use_buffers):
         model.prior.update(force=True, update_quantiles=True)  # its tables have other sizes than those of the average
         average.update_parameters(model)
     assert average.module.prior.tables().fingerprint() == tables
-    assert average.module.stored.tables().fingerprint() == gaussian_tables().fingerprint()
+    assert average.module.stored.tables().fingerprint() == Gaussian().tables().fingerprint()
     average.module.prior.update(force=True, update_quantiles=True)
     assert average.module.prior.tables().fingerprint() != tables
 
 
 def test_stored_tables_can_be_replaced_and_see_changes():
-    stored = StoredTables(gaussian_tables())
+    stored = StoredTables(Gaussian().tables(), "gaussian")
     stored.cdfs[1] += 1
-    assert stored.tables().fingerprint() != gaussian_tables().fingerprint()
+    assert stored.tables().fingerprint() != Gaussian().tables().fingerprint()
     stored.state_dict()["cdfs"][1] -= 1
-    assert stored.tables().fingerprint() == gaussian_tables().fingerprint()
+    assert stored.tables().fingerprint() == Gaussian().tables().fingerprint()
     stored.cdfs.data[0] = 7
     with pytest.raises(ArgumentError, match="must start at 0"):
         stored.tables()
-    stored.store(gaussian_tables())
-    assert stored.tables().fingerprint() == gaussian_tables().fingerprint()
+    stored.store(Gaussian().tables())
+    assert stored.tables().fingerprint() == Gaussian().tables().fingerprint()
 
 
 def test_half_precision_and_moves_leave_tables_alone():

@@ -36,8 +36,8 @@ def test_it_is_causal(height, width, seed):
 class SeesNonAnchors(ReleasedContext):
     """Planted fault: the second pass reads its whole slice through the checkerboard convolution."""
 
-    def forward(self, step, y_hat, side, memo=None):
-        mean, scale = super().forward(step, y_hat, side, memo)
+    def forward(self, step, y_hat, side, state=None):
+        mean, scale = super().forward(step, y_hat, side, state)
         k = self.order.slice_index(step)
         return mean + 1e-6 * self.anchors[k](y_hat[:, self.order.channels(step)]).chunk(2, 1)[0] * (step % 2), scale
 
@@ -45,8 +45,8 @@ class SeesNonAnchors(ReleasedContext):
 class RefinesTooEarly(ReleasedContext):
     """Planted fault: the support reads the slice that it is about to predict."""
 
-    def _supports(self, k, y_hat, side, memo):
-        memo = super()._supports(k, y_hat, side, memo)
+    def _supports(self, k, y_hat, side, state):
+        memo = super()._supports(k, y_hat, side, state)
         return {**memo, "support": [x + y_hat[:, self.order.channels(2 * k)].mean() for x in memo["support"]]}
 
 
@@ -89,12 +89,12 @@ class Halves(ContextModel):
         super().__init__(CodingOrder([1, 2]))
         self.shown = []
 
-    def forward(self, step, y_hat, side, memo=None):
+    def forward(self, step, y_hat, side, state=None):
         self.shown.append(y_hat)
         zero = torch.zeros_like(y_hat[:, self.order.channels(step)])
         return zero, zero + 1
 
-    def refine(self, step, y_hat, side, memo=None):
+    def refine(self, step, y_hat, side, state=None):
         return y_hat[:, self.order.channels(step)] / 2
 
 

@@ -19,7 +19,7 @@ class SoundContext(ContextModel):
         torch.manual_seed(3)
         self.nets = nn.ModuleList(nn.Conv2d(3 * M, 2 * WIDTH, 3, padding=1) for _ in self.order.slices)
 
-    def forward(self, step, y_hat, side, memo=None):
+    def forward(self, step, y_hat, side, state=None):
         k = self.order.slice_index(step)
         mean, scale = self.nets[k](torch.cat([self.selected(step, y_hat), side], 1)).chunk(2, 1)
         return mean, scale
@@ -59,7 +59,7 @@ class MasksByMultiplying(SoundContext):
 class KeepsAStaleMemo(SoundContext):
     """What the first step put into the memo serves all others."""
 
-    def forward(self, step, y_hat, side, memo=None):
+    def forward(self, step, y_hat, side, state=None):
         memo = {} if memo is None else memo
         selected = memo.setdefault("selected", self.selected(step, y_hat))
         k = self.order.slice_index(step)
@@ -70,14 +70,14 @@ class KeepsAStaleMemo(SoundContext):
 class RefinesWithALaterSlice(SoundContext):
     """The residual prediction of a slice reads the whole buffer, of which later slices are not decoded yet."""
 
-    def refine(self, step, y_hat, side, memo=None):
+    def refine(self, step, y_hat, side, state=None):
         return y_hat[:, self.order.channels(step)] + 1e-6 * y_hat.mean()
 
 
 class Refines(SoundContext):
     """A residual prediction from the slice itself."""
 
-    def refine(self, step, y_hat, side, memo=None):
+    def refine(self, step, y_hat, side, state=None):
         current = y_hat[:, self.order.channels(step)]
         return current + 1e-6 * current.mean()
 
