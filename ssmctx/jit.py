@@ -16,21 +16,21 @@ from numba import njit
 __all__ = ["kernel"]
 
 
-def kernel(signature: Any = None, *, made_of: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
+def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
     """`numba.njit` without the GIL and with numba's cache on disk, or without a cache where no folder can be written.
 
     numba compiles again what has changed in a kernel's own file. What it takes from other files is named by
-    `made_of`, and becomes part of the name that it is kept under.
+    `inlined`, and becomes part of the name that it is kept under.
 
     Args:
         signature: of numba's types, to compile for at once; without one, when it is called.
-        made_of: other modules whose code ends up in the kernel.
+        inlined: other modules whose code ends up in the kernel.
         options: of `numba.njit`.
     """
 
     def decorate(function: Any) -> Any:
         with suppress(OSError):  # a frozen application has no sources; numba looks at its program then
-            sources = "\0".join(inspect.getsource(module) for module in made_of)
+            sources = "\0".join(inspect.getsource(module) for module in inlined)
             function.__qualname__ += "_" + hashlib.sha256(sources.encode()).hexdigest()[:16]
         try:
             return njit(signature, nogil=True, cache=True, **options)(function)

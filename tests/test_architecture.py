@@ -95,7 +95,7 @@ def test_every_module_is_in_the_import_order():
     assert tops == set(ORDER)
 
 
-NOT_EVERYWHERE = ("triton_kernels",)
+NOT_EVERYWHERE = ("scan.triton.kernels",)
 """Modules that need what is not installed everywhere."""
 
 

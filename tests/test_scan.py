@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError, UnknownNameError
 from ssmctx.registry import scan_backends
-from ssmctx.scan import DIRECTIONS, backends, chunked, cpu_sizes, cross_selective_scan
+from ssmctx.scan import DIRECTIONS, backends, chunked, cross_selective_scan
 from ssmctx.scan import backend as backend_module
 from ssmctx.scan.backend import load
+from ssmctx.scan.cpu import sizes as cpu_sizes
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
 from ssmctx.scan.operator import scan
 

@@ -214,9 +214,9 @@ def test_forked_data_loader_workers_may_scan():
 
 
 def test_the_kernels_are_cached_on_disk():
-    from ssmctx.scan import cpu_kernels
+    from ssmctx.scan.cpu import kernels
 
     cross_selective_scan(**public(arguments(1, dtype=torch.float32)), backend="cpu")
-    stats = cpu_kernels.scan_forward.stats
+    stats = kernels.scan_forward.stats
     assert stats.cache_path
     assert sum(stats.cache_hits.values()) + sum(stats.cache_misses.values()) >= 1
