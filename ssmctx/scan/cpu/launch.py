@@ -29,6 +29,7 @@ def backend() -> Backend:
         dtypes=(torch.float32,),
         max_states=MAX_STATES,
         low_rank=True,
+        priority=10,
     )
 
 

@@ -50,7 +50,14 @@ _DIRECTIONS_A_LAUNCH = 15
 def backend() -> Backend:
     """The `triton` backend."""
     devices = ("cuda", "cpu") if _interpreted() else ("cuda",)
-    return Backend("triton", unavailable, forward, backward, devices=devices, dtypes=(torch.float32,), max_states=64)
+    return Backend(
+        *("triton", unavailable, forward, backward),
+        devices=devices,
+        dtypes=(torch.float32,),
+        max_states=64,
+        priority=10,
+        auto_devices=("cuda",),
+    )
 
 
 def unavailable() -> str | None:
