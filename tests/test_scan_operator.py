@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_scan import FAST, arguments, public
+from test_scan import FAST, arguments, assert_close, public
 
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, NonFiniteError, ShapeError
-from ssmctx.scan import cross_selective_scan, mamba_ssm, selective_scan
+from ssmctx.scan import cross_selective_scan, mamba_ssm, selective_scan, sequence
 from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.operator import scan
 
@@ -107,6 +107,83 @@ def test_sequences_equal_the_naive_loop(form, seed, batch, length, softplus):
         torch.testing.assert_close(a, e)
 
 
+FORMS = {"fixed": (12, 3), "per position": (2, 3, 5), **{f"{g} groups": (2, g, 3, 5) for g in (1, 2, 3, 4, 6, 12)}}
+
+
+def channel_by_channel(u, delta, A, B, C, D, z, delta_bias, initial_state):
+    """The equation as a loop over channels and positions; group g serves the 12 / groups channels from there on."""
+
+    def weights(x, i, t):
+        if x.dim() == 2:
+            return x[i]
+        return x[:, :, t] if x.dim() == 3 else x[:, i // (12 // x.shape[1]), :, t]
+
+    out, last = [], []
+    for i in range(12):
+        h = initial_state[:, i]
+        dt = F.softplus(delta[:, i] + delta_bias[i])
+        for t in range(5):
+            h = torch.exp(dt[:, t, None] * A[i]) * h + (dt[:, t] * u[:, i, t])[:, None] * weights(B, i, t)
+            out.append((weights(C, i, t) * h).sum(-1) + D[i] * u[:, i, t])
+        last.append(h)
+    return torch.stack(out, 1).view(2, 12, 5) * F.silu(z), torch.stack(last, 1)
+
+
+@pytest.mark.parametrize("form_of_C", FORMS)
+@pytest.mark.parametrize("form_of_B", FORMS)
+def test_every_form_of_weights_beside_every_other(form_of_B, form_of_C):
+    generator = torch.Generator().manual_seed(0)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    values = {
+        "u": normal(2, 12, 5),
+        "delta": normal(2, 12, 5),
+        "A": -normal(12, 3).exp(),
+        "B": normal(*FORMS[form_of_B]),
+        "C": normal(*FORMS[form_of_C]),
+        "D": normal(12),
+        "z": normal(2, 12, 5),
+        "delta_bias": normal(12),
+        "initial_state": normal(2, 12, 3),
+    }
+    weights = normal(2, 12, 5), normal(2, 12, 3)
+
+    def outputs_and_gradients(run, dtype):
+        x = {name: value.to(dtype).requires_grad_() for name, value in values.items()}
+        results = run(x)
+        total = sum((result * weight.to(dtype)).sum() for result, weight in zip(results, weights, strict=True))
+        gradients = torch.autograd.grad(total, list(x.values()))
+        return dict(zip(("out", "last", *x), (*(r.detach() for r in results), *gradients), strict=True))
+
+    def ours(backend):
+        options = {"delta_softplus": True, "return_last_state": True, "backend": backend}
+        return lambda x: selective_scan(**x, **options)
+
+    truth = outputs_and_gradients(lambda x: channel_by_channel(**x), torch.float64)
+    assert_close(outputs_and_gradients(ours("torch"), torch.float64), truth, 1e-12)
+    assert_close(outputs_and_gradients(ours("cpu"), torch.float32), truth, 2e-5)
+
+
+def test_fixed_weights_need_a_call_for_64_channels(monkeypatch):
+    calls = []
+
+    def counted(u, *rest):
+        calls.append(u.shape[-1])
+        return scan(u, *rest)
+
+    monkeypatch.setattr(sequence, "scan", counted)
+    u, fixed, B = torch.randn(1, 130, 7), torch.randn(130, 3), torch.randn(1, 10, 3, 7)
+    for weights in ((fixed, fixed), (fixed, B), (B, fixed)):
+        calls.clear()
+        selective_scan(u, u.abs(), -fixed.exp(), *weights)
+        assert calls == [3 * 64, 3 * 64, 3 * 2]
+    calls.clear()
+    selective_scan(u, u.abs(), -fixed.exp(), B, torch.randn(1, 26, 3, 7))
+    assert calls == [1] * 130  # channels that share a group of both
+    calls.clear()
+    selective_scan(u, u.abs(), -fixed.exp(), B, torch.randn(1, 5, 3, 7))
+    assert calls == [13] * 10
+
+
 def test_sequences_need_no_more_than_the_five():
     u, B = torch.randn(2, 4, 7), torch.randn(2, 3, 7)
     out = selective_scan(u, torch.rand(2, 4, 7), -torch.rand(4, 3) - 0.1, B, B)
@@ -123,6 +200,10 @@ def test_bad_sequences():
         ShapeError, match=r"C must be \(4, 3\), \(2, 3, 7\) or .* groups that divide 4, got \(2, 3, 3, 7\)"
     ):
         selective_scan(u, u, A, B, torch.randn(2, 3, 3, 7))
+    with pytest.raises(ShapeError, match=r"B must be .* groups that divide 4, got \(2, 0, 3, 7\)"):
+        selective_scan(u, u, A, torch.randn(2, 0, 3, 7), B)
+    with pytest.raises(ShapeError, match=r"B must be .* groups that divide 4, got \(4,\)"):
+        selective_scan(u, u, A, torch.randn(4), B)
     with pytest.raises(ShapeError, match=r"u must be \(batch, d, L\)"):
         selective_scan(u[0], u, A, B, B)
     with pytest.raises(ArgumentError, match=r"A must be negative everywhere, got 1\.0"):
