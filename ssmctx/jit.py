@@ -11,9 +11,28 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from numba import njit
+__all__ = ["kernel", "unavailable"]
 
-__all__ = ["kernel"]
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why numba cannot compile kernels here; None when it can. Loads numba."""
+    try:
+        from llvmlite import ir  # noqa: F401
+        from numba import config, njit  # noqa: F401
+        from numba.extending import intrinsic  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name in ("numba", "llvmlite"):
+            return f"{error.name} is not installed: pip install numba"
+        return _broken(error)
+    except Exception as error:  # a numba that does not fit numpy, Python or its llvmlite raises what it likes
+        return _broken(error)
+    switched_off = config.DISABLE_JIT  # type: ignore[attr-defined]  # numba sets it from the environment
+    return "numba's compiler is switched off: unset NUMBA_DISABLE_JIT" if switched_off else None
+
+
+def _broken(error: Exception) -> str:
+    return f"numba cannot be imported ({error!r}): pip install --force-reinstall numba"
 
 
 def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
@@ -27,6 +46,8 @@ def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **optio
         inlined: other modules whose code ends up in the kernel.
         options: of `numba.njit`.
     """
+
+    from numba import njit
 
     def decorate(function: Any) -> Any:
         with suppress(OSError):  # a frozen application has no sources; numba looks at its program then

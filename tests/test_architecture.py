@@ -82,9 +82,8 @@ def test_import_ssmctx_loads_torch_and_itself():
 
 def test_what_needs_no_codec_loads_nothing_slow():
     code = """
-from ssmctx import VSSBlock, WindowLocalAttention, ChannelSpatialContext, CodingOrder, ContextModel, registry, backends
+from ssmctx import VSSBlock, WindowLocalAttention, ChannelSpatialContext, CodingOrder, ContextModel, registry
 import ssmctx.scan, ssmctx.errors, ssmctx.entropy.container, ssmctx.entropy.rans, ssmctx.entropy.tables
-backends()
 registry.contexts.get("uneven"), registry.blocks.get("transformer")
 """
     assert not (loaded_after(code) - loaded_after("import torch")) & SLOW

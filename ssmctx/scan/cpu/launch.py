@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from ssmctx import jit
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.cpu.arrays import Gradients, Inputs
 from ssmctx.scan.cpu.sizes import LANES, MAX_STATES
@@ -24,18 +24,13 @@ _LARGE = 1 << 22
 def backend() -> Backend:
     """The `cpu` backend."""
     return Backend(
-        *("cpu", unavailable, forward, backward),
+        *("cpu", jit.unavailable, forward, backward),
         devices=("cpu",),
         dtypes=(torch.float32,),
         max_states=MAX_STATES,
         low_rank=True,
         priority=10,
     )
-
-
-def unavailable() -> str | None:
-    """Why the backend cannot run here; None when it can."""
-    return None if find_spec("numba") else "numba is not installed: pip install numba"
 
 
 def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
