@@ -294,6 +294,34 @@ def test_forked_data_loader_workers_may_scan():
     assert done.stdout == "fine\n", done.stderr
 
 
+OUTLIVING = """
+import sys, threading, torch
+from ssmctx import VSSBlock
+
+torch.set_num_threads(2)
+block, x = VSSBlock(72, scan_backend="cpu"), torch.randn(1, 72, 12, 13)
+if "warm" in sys.argv:
+    block(x)
+
+def work():
+    threading.main_thread().join()
+    results = [block(x) for _ in range(2)]
+    for y in results:
+        y.sum().backward()
+    torch.set_num_threads(1)
+    assert torch.equal(results[0], block(x))
+    print("fine", flush=True)
+
+threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("start", ["warm", "cold"])
+def test_a_thread_that_outlives_the_main_thread_may_scan(start):
+    done = subprocess.run([sys.executable, "-c", OUTLIVING, start], capture_output=True, text=True, check=False)
+    assert done.stdout == "fine\n", done.stderr
+
+
 def test_the_kernels_are_cached_on_disk():
     from ssmctx.scan.cpu import kernels
 
