@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from test_scan import FAST, arguments, assert_close, public
 
 from ssmctx import VSSBlock
-from ssmctx.errors import ArgumentError, NonFiniteError, ShapeError
-from ssmctx.scan import cross_selective_scan, mamba_ssm, selective_scan, sequence
+from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError
+from ssmctx.scan import DIRECTIONS, chunked, cross_selective_scan, mamba_ssm, selective_scan, sequence
 from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.operator import scan
 
@@ -61,6 +61,117 @@ def test_exports():
     x = torch.randn(1, 8, 5, 6)
     program = torch.export.export(block, (x,))
     torch.testing.assert_close(program.module()(x), block(x))
+
+
+def sizes_of(batch, height, width):
+    values = public(arguments(3, batch, height, width, dtype=torch.float32))
+    image = tuple(values[name].detach() for name in ("u", "dt_raw", "A", "B", "C", "D", "dt_bias"))
+    weights = torch.randn(batch, 2, height, width)  # grouped for B, per position for C
+    sequence = (torch.randn(batch, 4, width), torch.rand(batch, 4, width), -torch.ones(4, height), weights)
+    return {"image": image, "sequence": sequence}
+
+
+class Scans(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, *values):
+        if self.kind == "image":
+            return cross_selective_scan(*values)
+        u, delta, A, weights = values
+        return selective_scan(u, delta, A, weights, weights[:, 0], delta_softplus=True)
+
+
+@pytest.mark.parametrize("kind", ["image", "sequence"])
+def test_traces_for_any_size(kind):
+    """What a trace took for a constant would send the kernels past the end of their arrays."""
+    traced = torch.jit.trace(Scans(kind), sizes_of(1, 3, 4)[kind])
+    for size in ((1, 3, 4), (3, 3, 7)):
+        values = sizes_of(*size)[kind]
+        assert torch.equal(traced(*values), Scans(kind)(*values))
+
+
+@pytest.mark.parametrize("kind", ["image", "sequence"])
+def test_exports_for_any_size(kind):
+    batch, width = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("width", min=1, max=64)
+    last = {0: batch, 2: width}
+    shapes = {
+        "image": (last, last, {}, last, last, {}, {}),
+        "sequence": (last, last, {}, {0: batch, 3: width}),
+    }[kind]
+    values = sizes_of(2, 3, 4)[kind]
+    program = torch.export.export(Scans(kind), values, dynamic_shapes=(shapes,)).module()
+    for size in ((2, 3, 4), (3, 3, 7)):
+        values = sizes_of(*size)[kind]
+        assert torch.equal(program(*values), Scans(kind)(*values))
+
+
+@pytest.mark.parametrize("name", ["dt_raw", "A", "B", "C", "D", "dt_bias", "h0"])
+def test_the_operator_refuses_shapes_that_its_kernels_would_overrun(name):
+    values = {n: x.detach() for n, x in arguments(0, batch=2, dtype=torch.float32).items()}
+    values[name] = values[name][:1]
+    with pytest.raises(ShapeError, match=rf"the scan operator's {name} must be \(.*\) for u \(2, 3, 4, 5\), got \(1, "):
+        torch.ops.ssmctx.scan(*values.values(), "row column row-reversed column-reversed", True, "cpu", None)
+
+
+# --- torch.func and second derivatives
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_gradients_of_each_sample(backend):
+    values = {n: x.detach() for n, x in public(arguments(0, batch=1)).items()}
+    samples = torch.randn(3, *values["u"].shape, dtype=torch.float64)
+    loss = lambda v, u: cross_selective_scan(**v | {"u": u}, backend=backend).square().sum()  # noqa: E731
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, samples)
+    for i, u in enumerate(samples):
+        leaves = {n: x.clone().requires_grad_() for n, x in values.items() if n != "u"}
+        alone = torch.autograd.grad(loss(leaves, u), list(leaves.values()))
+        assert_close({n: x[i] for n, x in together.items()}, dict(zip(leaves, alone, strict=True)), 1e-12)
+    sequences = torch.func.vmap(lambda u: selective_scan(u, u.abs(), -torch.ones(5, 2), *[torch.ones(1, 2, 6)] * 2))
+    assert sequences(torch.randn(3, 1, 5, 6)).shape == (3, 1, 5, 6)
+
+
+def test_torch_code_is_the_torch_backend():
+    values = {n: x.detach() for n, x in arguments(1, 2, 4, 5).items()}
+    inputs = ScanInputs(*values.values(), DIRECTIONS, True)
+    for actual, expected in zip(chunked.differentiable(inputs), chunked.forward(inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_second_derivatives_with_the_torch_backend():
+    values = arguments(3, height=2, width=3, d=2, states=2)
+    run = lambda *tensors: scan(*tensors, DIRECTIONS, True, "torch")  # noqa: E731
+    assert torch.autograd.gradgradcheck(run, list(values.values()))
+    # the Hessian of a loss times a vector, with low-rank step sizes, as the reference has it
+    products = []
+    for backend in ("torch", "reference"):
+        x = arguments(4, height=2, width=3)
+        x |= {"dt_raw": x["dt_raw"][..., :2].detach().requires_grad_()}
+        weight = torch.linspace(-1, 1, 4 * 5 * 2).double().view(4, 5, 2).requires_grad_()
+        v, last = scan(**x, directions=DIRECTIONS, softplus=True, backend=backend, dt_weight=weight)
+        leaves = {**x, "dt_weight": weight}
+        first = torch.autograd.grad(v.square().sum() + last.sum(), list(leaves.values()), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), list(leaves.values()))
+        products.append(dict(zip(leaves, second, strict=True)))
+    assert_close(*products, 1e-10)
+
+
+def test_what_has_no_second_derivatives_says_so():
+    values = arguments(0, dtype=torch.float32)
+    for backend in ("cpu", "auto"):
+        v, _ = scan(**values, directions=DIRECTIONS, softplus=True, backend=backend)
+        (du,) = torch.autograd.grad(v.square().sum(), values["u"], create_graph=True)
+        with pytest.raises(BackendUnavailableError, match=r"'cpu' has no second derivatives .*; choose 'torch'"):
+            du.sum().backward()
+    v, _ = scan(**values, directions=DIRECTIONS, softplus=True, backend="torch")
+    (du,) = torch.autograd.grad(v.square().sum(), values["u"], create_graph=True)
+    with pytest.raises(BackendUnavailableError, match="'torch' has no third derivatives; choose 'reference'"):
+        torch.autograd.grad(du.sum(), values["u"], create_graph=True)
+    u = values["u"].detach()
+    scan_of = lambda u: cross_selective_scan(**public(values) | {"u": u}, backend="cpu").sum()  # noqa: E731
+    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot be used under the transforms of torch\.func"):
+        torch.func.grad(scan_of)(u)
 
 
 def test_twice_without_gradients():

@@ -37,6 +37,8 @@ class Backend:
         priority: "auto" takes the highest one that can take the scan, of equals the first by name, and never one of 0.
             "torch" has 1, the kernels "cpu" and "triton" have 10.
         auto_devices: device types that the priority holds for; None for all that it runs on.
+        differentiable: the same as `forward` in torch code that autograd differentiates any number of times and the
+            transforms of `torch.func` go through; None where `forward` is that (without `backward`) or there is none.
 
     Examples:
         >>> from ssmctx import registry
@@ -55,6 +57,7 @@ class Backend:
     low_rank: bool = False
     priority: int = 0
     auto_devices: tuple[str, ...] | None = None
+    differentiable: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def refuses(self, device: torch.device, dtype: torch.dtype, states: int) -> str | None:
         """Why it cannot take such a scan; None when it can."""
