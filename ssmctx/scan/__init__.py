@@ -2,7 +2,7 @@
 
 from ssmctx.scan.backend import Backend, backends
 from ssmctx.scan.directions import DIRECTIONS
-from ssmctx.scan.pictures import cross_selective_scan
+from ssmctx.scan.images import cross_selective_scan
 from ssmctx.scan.sequence import selective_scan
 
 __all__ = ["DIRECTIONS", "Backend", "backends", "cross_selective_scan", "selective_scan"]

@@ -1,4 +1,4 @@
-"""Triton kernels of the scan; `ssmctx.scan.triton` says how they work together. Importing this needs triton."""
+"""Triton kernels of the scan; `ssmctx.scan.triton.launch` says how they work together. Importing this needs triton."""
 
 from __future__ import annotations
 
