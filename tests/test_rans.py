@@ -202,7 +202,7 @@ if "missing" in sys.argv:
     sys.modules["numba"] = None
 from ssmctx import VSSBlock, backends
 from ssmctx.entropy.rans import RansCoder
-from ssmctx.entropy.tables import CodingTables
+from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import BackendUnavailableError
 backends()
 block, x = VSSBlock(8, d_state=3), torch.randn(1, 8, 5, 6)
