@@ -1,4 +1,4 @@
-"""The selective scan over pictures and sequences."""
+"""The selective scan over images and sequences."""
 
 from ssmctx.scan.backend import Backend, backends
 from ssmctx.scan.directions import DIRECTIONS

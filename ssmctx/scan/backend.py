@@ -31,8 +31,8 @@ class Backend:
         forward: the scan.
         backward: its gradients, or None.
         devices: device types that it runs on; None for all.
-        dtypes: that it computes in; None for all of float32 and wider.
-        max_states: largest N.
+        dtypes: floating types that it computes in; None for all of float32 and wider.
+        max_states: largest number N of states; None for any.
         low_rank: whether it multiplies low-rank step sizes out itself, so that they never exist whole.
         priority: "auto" takes the highest one that can take the scan, of equals the first by name, and never one of 0.
             "torch" has 1, the kernels "cpu" and "triton" have 10.
@@ -116,7 +116,7 @@ def _first(device: torch.device, dtype: torch.dtype, states: int, names: tuple[s
 
 def _candidates(device: str, names: tuple[str, ...]) -> list[Backend]:
     """The backends that "auto" may take on a type of device, the first choice first."""
-    found = []
+    candidates = []
     for name in names:
         try:
             backend = load(name)
@@ -125,8 +125,8 @@ def _candidates(device: str, names: tuple[str, ...]) -> list[Backend]:
             continue
         wanted = backend.auto_devices or backend.devices
         if backend.priority > 0 and (wanted is None or device in wanted):
-            found.append(backend)
-    return sorted(found, key=lambda backend: (-backend.priority, backend.name))
+            candidates.append(backend)
+    return sorted(candidates, key=lambda backend: (-backend.priority, backend.name))
 
 
 def backends() -> None:

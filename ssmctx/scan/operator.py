@@ -132,14 +132,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, dt_weight = ctx.saved_tensors
-    u, low, *_, h0 = tensors
+    u, dt_raw, *_, h0 = tensors
     dv = torch.zeros_like(u) if dv is None else dv
     dlast = torch.zeros_like(h0) if dlast is None else dlast
     du, dsteps, *others = _scan_backward(dv, dlast, *tensors, *ctx.options, dt_weight)
     dlow, dweight = dsteps, None
     if dt_weight is not None:
         dlow = torch.einsum("bhwkd,kdr->bhwkr", dsteps, dt_weight)
-        dweight = torch.einsum("bhwkd,bhwkr->kdr", dsteps, low)
+        dweight = torch.einsum("bhwkd,bhwkr->kdr", dsteps, dt_raw)
     return du, dlow, *others, None, None, None, dweight
 
 

@@ -110,7 +110,7 @@ class GradientChunk(NamedTuple):
     """Gradients of a block's fixed arrays and of a chunk's, and what is kept to find them.
 
     Attributes:
-        v: of the scan's output, given, (positions, lanes).
+        v: of the scan's output, which comes from outside, (positions, lanes).
         h: of the states after the chunk, then of those before it, (N, lanes).
         A: summed over positions, (N, lanes).
         D: summed over positions, (1, lanes).

@@ -82,7 +82,7 @@ def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
     """Parts that the output is made in, and blocks of channels.
 
     With few blocks each direction is a task of its own, so that there is something to share out; the parts are then
-    added up in the order in which one task would have added them, so that this changes no bit. Large pictures, whose
+    added up in the order in which one task would have added them, so that this changes no bit. Large images, whose
     parts take memory, are split only where threads would stand idle.
     """
     blocks = -(-u.shape[-1] // LANES)

@@ -6,7 +6,7 @@ same with the gradient's recurrence, which runs the other way, and recomputes th
 
 Sums over directions are launches in order into the same output; sums over channels and chunks are partial sums, which
 torch adds up. There are no atomics, so results are bit-identical from run to run. Chunk lengths and tiles decide how
-sums are grouped, hence bits: they are fixed functions of one picture's shape (not of the batch nor the device, and
+sums are grouped, hence bits: they are fixed functions of one image's shape (not of the batch nor the device, and
 never autotuned), because a codec's encoder and decoder must agree.
 """
 
@@ -41,7 +41,7 @@ _GROUP = 4
 """Steps whose loads are issued together, and in backward the states kept in registers; see `_steps`."""
 
 _SCRATCH = 1 << 27
-"""Elements of backward's scratch, which pictures of a batch share; a single picture may need more."""
+"""Elements of backward's scratch, which images of a batch share; a single image may need more."""
 
 _DIRECTIONS_A_LAUNCH = 15
 """Two bits each in one int32."""
@@ -109,7 +109,7 @@ def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, .
     batch, height, width, d = u.shape
     chunk, N = _BACKWARD_CHUNK, A.shape[2]
     shape, tile = (d, N, len(directions)), _tile_for(N, d, _BACKWARD_TILE, 8)
-    programs = _tiles(d, tile) * _ceil(height * width, chunk)  # for one picture
+    programs = _tiles(d, tile) * _ceil(height * width, chunk)  # for one image
     scratch = programs * (chunk // _GROUP) * math.prod(tile)
     together = max(1, min(batch, _SCRATCH // scratch))
     du, ddt_raw, dB, dC, dh0 = (torch.empty_like(x) for x in (u, dt_raw, B, C, h0))
