@@ -55,8 +55,8 @@ def test_equals_attention_over_real_positions(height, width, shift, seed):
 
 def test_the_equality_notices_padding_that_is_attended_to(monkeypatch):
     """Planted fault: no mask on padded positions."""
-    attend = WindowLocalAttention.attend
-    monkeypatch.setattr(WindowLocalAttention, "attend", lambda self, w, padded: attend(self, w, None))
+    attend = WindowLocalAttention._attend
+    monkeypatch.setattr(WindowLocalAttention, "_attend", lambda self, w, padded, indices: attend(self, w, None, None))
     layer = WindowLocalAttention(6, window_size=4).double()
     x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
     with pytest.raises(AssertionError):
@@ -83,3 +83,7 @@ def test_bad_arguments():
         WindowLocalAttention(8, window_size=-1)
     with pytest.raises(ShapeError, match=r"WindowLocalAttention expects x \(batch, 8, H, W\)"):
         WindowLocalAttention(8)(torch.zeros(8, 4, 4))
+    with pytest.raises(ShapeError, match=r"expects windows \(batch, windows, 64, 8\), got \(1, 2, 16, 8\)"):
+        WindowLocalAttention(8)(torch.zeros(1, 2, 16, 8), windows=True)
+    with pytest.raises(ArgumentError, match="takes padded and indices with windows=True only"):
+        WindowLocalAttention(8)(torch.zeros(1, 8, 4, 4), indices=torch.zeros(1, 1, dtype=torch.int64))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
-from ssmctx.context.head import ParameterHead
+from ssmctx.context.head import ParameterHead, checkerboard_indices
 from ssmctx.context.order import CodingOrder, even_slices
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
@@ -104,11 +104,11 @@ class ChannelSpatialContext(ContextModel):
             memo.update(side=grid.split(side), padded=grid.padded(side.device))
         if memo.get("slice") != k:
             memo.update(slice=k, channel=grid.split(self._channel_feature(k, y_hat)))
-        features, colour = [memo["channel"], memo["side"]], None
+        features, indices = [memo["channel"], memo["side"]], None
         if self.spatial:
             features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
-            colour = 0 if self.order.is_anchor(step) else 1
-        mean, scale = head(features, grid, memo["padded"], colour).chunk(2, dim=1)
+            indices = checkerboard_indices(grid.size, 0 if self.order.is_anchor(step) else 1, y_hat.device)
+        mean, scale = head(features, grid, memo["padded"], indices).chunk(2, dim=1)
         return mean, scale
 
     def _channel_feature(self, k: int, y_hat: Tensor) -> Tensor:

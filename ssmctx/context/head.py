@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.layers.window_attention import WindowLocalAttention
 from ssmctx.layers.windows import WindowGrid
 
-__all__ = ["ParameterHead"]
+__all__ = ["ParameterHead", "checkerboard_indices"]
 
 _TILE = 8
 _MOST_AT_ONCE = 1 << 22
 
 
+def checkerboard_indices(side: int, parity: int, device: torch.device | str | None = None) -> Tensor | None:
+    """Indices in every window of the positions whose row + column has a parity, int64 (side^2 / 2,).
+
+    None, which stands for all positions, where the side is odd: such windows differ in what is where.
+
+    Examples:
+        >>> from ssmctx.context.head import checkerboard_indices
+        >>> checkerboard_indices(4, 1).tolist()
+        [1, 3, 4, 6, 9, 11, 12, 14]
+    """
+    if side % 2:
+        return None
+    row = torch.arange(side, device=device)[:, None]
+    column = torch.arange(0, side, 2, device=device) + (row + parity) % 2
+    return (row * side + column).flatten()
+
+
 class ParameterHead(nn.Sequential):
-    r"""Window attention over all features, then two 1x1 convolutions, at one colour of the checkerboard or everywhere.
+    r"""Window attention over all features, then two 1x1 convolutions, at the positions asked for.
 
     $$ W_2\,\mathrm{GELU}(W_1\,\mathrm{WLA}([f_1, f_2, \dots])) $$
 
@@ -32,8 +47,6 @@ class ParameterHead(nn.Sequential):
         window_size: side of the attention windows; None leaves the attention out.
     """
 
-    colours: Tensor
-
     def __init__(self, channels: int, m: int, window_size: int | None) -> None:
         super().__init__(
             nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size),
@@ -43,51 +56,48 @@ class ParameterHead(nn.Sequential):
         )
         self.channels = channels
         self.window_size = _TILE if window_size is None else window_size
-        side = range(self.window_size)
-        colours = [[len(side) * i + j for i in side for j in side if (i + j) % 2 == colour] for colour in (0, 1)]
-        # windows of odd side differ in what is where: those are computed everywhere
-        self.register_buffer("colours", torch.tensor(colours) if self.window_size % 2 == 0 else None, persistent=False)
+        self._attends = window_size is not None
 
     def grid(self, height: int, width: int) -> WindowGrid:
         """The windows that features of this size have to be cut into."""
         return WindowGrid(height, width, self.window_size)
 
     def forward(  # type: ignore[override]  # a Sequential for the names of its weights
-        self, features: Sequence[Tensor], grid: WindowGrid, padded: Tensor | None, colour: int | None
+        self, features: Sequence[Tensor], grid: WindowGrid, padded: Tensor | None, indices: Tensor | None
     ) -> Tensor:
         """Parameters of a slice.
 
         Args:
-            features: as `grid.split` cuts them, in the order of the weights.
+            features: each (batch, windows, window_size^2, channels of it), as `grid.split` cuts them, in the order of
+                the weights.
             grid: of `self.grid`.
-            padded: what `grid.padded` gives.
-            colour: parity of row + column of the positions wanted; None for all.
-
-        Shape:
-            features (batch, windows, positions, channels of each) to (batch, 2m, H, W).
+            padded: boolean (windows, window_size^2), what `grid.padded` gives.
+            indices: int64 (n,), the positions wanted of each window, as row * window_size + column; None for all.
 
         Returns:
-            The parameters; other positions than those wanted hold anything.
+            The parameters (batch, 2m, H, W); other positions than those wanted are zero.
         """
-        places = None if colour is None or self.colours is None else self.colours[colour]
         windows = features[0].shape[1]
         step = max(1, _MOST_AT_ONCE // (len(features[0]) * self.channels * self.window_size**2))
-        found = []
+        parameters = []
         for first in range(0, windows, step):
             part = slice(first, first + step)
             tokens = torch.cat([feature[:, part] for feature in features], dim=-1)
-            found.append(self._at(tokens, None if padded is None else padded[part], places))
-        return grid.join(torch.cat(found, dim=1), places)
+            parameters.append(self._at(tokens, None if padded is None else padded[part], indices))
+        return grid.join(torch.cat(parameters, dim=1), indices)
 
-    def _at(self, tokens: Tensor, padded: Tensor | None, places: Tensor | None) -> Tensor:
-        attention, first, activation, last = self
-        if isinstance(attention, WindowLocalAttention):
-            tokens = attention.attend(tokens, padded, places)
-        elif places is not None:
-            tokens = tokens.index_select(-2, places)
-        return _pointwise(last, activation(_pointwise(first, tokens)))
-
-
-def _pointwise(layer: Any, tokens: Tensor) -> Tensor:
-    """A 1x1 convolution of tokens (..., channels)."""
-    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+    def _at(self, tokens: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
+        attention, *pointwise = self
+        # whether there is attention is known from the start, for a wrapper hides its class; Identity takes it out
+        if self._attends and type(attention) is not nn.Identity:
+            batch = len(tokens)
+            padded = None if padded is None else padded.expand(batch, -1, -1)
+            rows = None if indices is None else indices.expand(batch, -1)
+            tokens = attention(tokens, windows=True, padded=padded, indices=rows)
+        else:
+            tokens = attention(tokens)
+            tokens = tokens if indices is None else tokens.index_select(2, indices)
+        x = tokens.permute(0, 3, 1, 2)
+        for layer in pointwise:
+            x = layer(x)
+        return x.permute(0, 2, 3, 1)
