@@ -116,7 +116,9 @@ def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> tuple[object, ...]:
     A2 = (A / math.log(2)).mT.contiguous().numpy()
     walk = np.array([walks[name] for name in directions], dtype=np.int64)
     pixels, raw, into, out = (_maps(x, last + 1, x.shape[3] if x.dim() == 5 else 1) for x in (u, dt_raw, B, C))
-    # without a product of step sizes, one of rank 0
-    weight = (u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight).mT.contiguous()
-    fixed = (D.numpy(), dt_bias.numpy(), h0.numpy(), walk)
+    # without a product of step sizes, one of rank 0; parameters are copied, for numpy() would forbid for good to resize
+    # their storage, as FSDP does
+    weight = u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight
+    weight = weight.mT.clone(memory_format=torch.contiguous_format)
+    fixed = (D.clone().numpy(), dt_bias.clone().numpy(), h0.numpy(), walk)
     return pixels, raw, weight.numpy(), A2, into, out, *fixed
