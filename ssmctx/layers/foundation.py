@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
 
+from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_picture, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.layers.window_attention import WindowLocalAttention
@@ -13,22 +17,41 @@ __all__ = ["ConvBlock", "TransformerBlock", "foundation_block"]
 
 
 def foundation_block(
-    name: str, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto"
+    name: str, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto", **options: Any
 ) -> nn.Module:
     """A block by name: (batch, dim, H, W) to the same.
+
+    A block's signature says what it takes. `d_state` and `scan_backend` are settings of a whole codec, which blocks
+    without a scan have no use for; everything else has to be taken.
 
     Args:
         name: from `ssmctx.registry.blocks`.
         dim: channels.
-        d_state: states, of a VSS block.
+        d_state: states of blocks that scan.
         drop_path: probability that training drops the branch of a sample.
-        scan_backend: of a VSS block.
+        scan_backend: of blocks that scan.
+        options: what else the block takes.
 
     Raises:
         UnknownNameError: no such block.
+        ArgumentError: the block does not take an option, or no drop_path.
+
+    Examples:
+        >>> from ssmctx.layers.foundation import foundation_block
+        >>> foundation_block("transformer", 8, window_size=4).attention.window_size
+        4
     """
-    options = {"d_state": d_state, "scan_backend": scan_backend} if name == "vss" else {}
-    block: nn.Module = blocks.create(name, dim, drop_path=drop_path, **options)
+    parameters = inspect.signature(blocks.get(name)).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if drop_path:
+        options["drop_path"] = drop_path
+    unknown = [] if takes_all else [key for key in options if key not in parameters]
+    if unknown:
+        known = ", ".join(key for key in parameters if key != "self")
+        raise ArgumentError(f"block {name!r} does not take {', '.join(unknown)}; it takes {known}")
+    scans = {"d_state": d_state, "scan_backend": scan_backend}
+    options.update({key: value for key, value in scans.items() if takes_all or key in parameters})
+    block: nn.Module = blocks.create(name, dim, **options)
     return block
 
 

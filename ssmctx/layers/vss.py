@@ -185,7 +185,7 @@ class VSSBlock(nn.Module):
         margin = None  # the last two rows before the convolution, which the next band needs
         for rows, x in zip(bands, torch.split(pixels, ahead, dim=1), strict=True):
             u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
-            first = margin is not None
+            first = 0 if margin is None else 1  # a number, which tracing can add
             u = torch.cat([margin, u], dim=1) if margin is not None else u
             margin = u[:, -2:]
             u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))[:, first : first + rows]
@@ -193,7 +193,7 @@ class VSSBlock(nn.Module):
 
     def _outputs(self, pixels: Tensor, v: Sequence[Tensor], gate: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:
         """What the block returns, a band of rows at a time."""
-        scale = drop_path(pixels.new_ones(len(pixels), 1, 1, 1), self.drop_path, self.training)
+        scale = drop_path(pixels.new_ones(pixels.shape[0], 1, 1, 1), self.drop_path, self.training)
         for x, g, *groups in zip(*(torch.split(t, bands, dim=1) for t in (pixels, gate, *v)), strict=True):
             yield [x + self.out_proj(self.out_norm(_join_groups(groups)) * F.silu(g)) * scale]
 

@@ -39,7 +39,9 @@ class WindowGrid:
     @property
     def _padding(self) -> tuple[int, int, int, int]:
         """Left, right, above, below."""
-        right, below = (-(side + self.before) % self.size for side in (self.width, self.height))
+        right, below = (
+            (self.size - (side + self.before) % self.size) % self.size for side in (self.width, self.height)
+        )
         return self.before, right, self.before, below
 
     def split(self, x: Tensor) -> Tensor:
