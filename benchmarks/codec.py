@@ -44,7 +44,7 @@ from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.container import CodedPicture, write_whole
 from ssmctx.entropy.steps import Step, coding_steps
 from ssmctx.entropy.streams import LatentReader, LatentWriter
-from ssmctx.layers.transforms import pad_picture
+from ssmctx.layers.transforms import pad_image
 from ssmctx.memory import peak_memory
 
 LOG_SCALES = (-1.5, 1.0)
@@ -76,7 +76,7 @@ def make_realistic(model: MambaIC | Released, pixels: Tensor) -> None:
     codec, last = model.latent_codec, model.g_a[-1]
     generator = torch.Generator().manual_seed(0)
     scales = (mean + spread * torch.randn(codec.M, generator=generator)).exp().to(last.weight)
-    y = model.g_a(pad_picture(to_float(pixels).to(last.weight)))
+    y = model.g_a(pad_image(to_float(pixels).to(last.weight)))
     factor = scales / y.std((0, 2, 3))
     last.bias.sub_(y.mean((0, 2, 3))).mul_(factor)
     last.weight.mul_(factor[:, None, None, None])

@@ -98,7 +98,7 @@ def test_attention_at_some_indices_is_the_attention_there(size, window, shift, d
 
 
 @given(size=SIZES, window=st.integers(1, 9), data=st.data())
-def test_windows_put_a_picture_together_again(size, window, data):
+def test_windows_put_an_image_together_again(size, window, data):
     grid = WindowGrid(*size, window, data.draw(st.integers(0, window - 1)))
     x = torch.randn(2, 3, *size)
     tokens, padded = grid.split(x), grid.padded()

@@ -69,7 +69,7 @@ def walked_in_parts(monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(4, 4), (4, 5), (5, 5), (9, 5), (4, 30), (12, 1)])
-def test_large_pictures_are_walked_in_parts_to_the_same_values(size, request):
+def test_large_images_are_walked_in_parts_to_the_same_values(size, request):
     block, x = VSSBlock(10, d_state=3), torch.randn(2, 10, *size).requires_grad_()
     whole = block(x)
     gradients = torch.autograd.grad(whole.square().sum(), [x, *block.parameters()])
@@ -91,7 +91,7 @@ def test_bits_do_not_depend_on_gradients(size, dim, walked_in_parts):
         assert torch.equal(block(x.contiguous(memory_format=torch.channels_last)), with_gradients)
 
 
-def test_a_real_large_picture_keeps_its_bits_without_gradients():
+def test_a_real_large_image_keeps_its_bits_without_gradients():
     block, x = VSSBlock(16, d_state=2).eval(), torch.randn(1, 16, 150, 230)
     assert len(vss._bands(x.permute(0, 2, 3, 1), 16)) > 1
     with_gradients = block(x).detach()

@@ -24,22 +24,22 @@ def plain(layer: WindowLocalAttention, x: torch.Tensor) -> torch.Tensor:
     size, heads, head_width = layer.window_size, layer.num_heads, layer.dim // layer.num_heads
     for rows in windows(x.shape[2], size, layer.shift):
         for columns in windows(x.shape[3], size, layer.shift):
-            place = [(r, c) for r in rows for c in columns]
-            tokens = torch.stack([x[:, :, r, c] for r, c in place], 1)
+            cells = [(r, c) for r in rows for c in columns]
+            tokens = torch.stack([x[:, :, r, c] for r, c in cells], 1)
             q, k, v = layer.qkv(layer.norm(tokens)).chunk(3, -1)
-            found = []
+            results = []
             for head in range(heads):
                 part = slice(head * head_width, (head + 1) * head_width)
                 bias = torch.stack(
                     [
-                        torch.stack([layer.position_bias[head, a - c + size - 1, b - d + size - 1] for c, d in place])
-                        for a, b in place
+                        torch.stack([layer.position_bias[head, a - c + size - 1, b - d + size - 1] for c, d in cells])
+                        for a, b in cells
                     ]
                 )
                 weights = (q[..., part] @ k[..., part].mT / head_width**0.5 + bias).softmax(-1)
-                found.append(weights @ v[..., part])
-            result = layer.proj(torch.cat(found, -1))
-            for i, (r, c) in enumerate(place):
+                results.append(weights @ v[..., part])
+            result = layer.proj(torch.cat(results, -1))
+            for i, (r, c) in enumerate(cells):
                 out[:, :, r, c] += result[:, i]
     return out
 

@@ -14,7 +14,7 @@ from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.foundation import foundation_block
-from ssmctx.layers.transforms import STRIDE, analysis_transform, pad_picture, synthesis_transform
+from ssmctx.layers.transforms import STRIDE, analysis_transform, pad_image, synthesis_transform
 
 GAIN = 4.0  # quantisation steps of y per unit of a wavelet coefficient, at the start of training
 _LAST_LAYERS = ("out_proj", "branch.2", "attention.proj", "mlp.2")  # of the residual branches of all blocks
@@ -113,12 +113,12 @@ class MambaIC(SimpleVAECompressionModel):
 
     def forward(self, x: Tensor) -> dict:
         """Reconstruct x and estimate its rate."""
-        out = super().forward(pad_picture(x))
+        out = super().forward(pad_image(x))
         return {**out, "x_hat": out["x_hat"][..., : x.shape[2], : x.shape[3]]}
 
     def compress(self, x: Tensor) -> dict:
         """Code x; "strings", "shape" and "y_hat" as `MambaICEntropyModel.compress` gives them."""
-        return super().compress(pad_picture(x))
+        return super().compress(pad_image(x))
 
     def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
         """The picture (batch, 3, H, W) in [0, 1] that y_hat stands for, cropped to `size` (H, W)."""

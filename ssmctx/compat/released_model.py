@@ -11,8 +11,8 @@ from ssmctx.context.released import ReleasedContext
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.model import MambaICEntropyModel
 from ssmctx.errors import ArgumentError
-from ssmctx.layers.checks import check_picture, check_positive
-from ssmctx.layers.transforms import analysis_transform, pad_picture, synthesis_transform
+from ssmctx.layers.checks import check_image, check_positive
+from ssmctx.layers.transforms import analysis_transform, pad_image, synthesis_transform
 from ssmctx.layers.vss import VSSBlock
 
 __all__ = ["ReleasedMambaIC"]
@@ -99,5 +99,5 @@ class ReleasedMambaIC(SimpleVAECompressionModel):  # type: ignore[misc]  # compr
 
 
 def _pad(x: Tensor) -> Tensor:
-    check_picture("ReleasedMambaIC", x, 3)
-    return pad_picture(x)
+    check_image("ReleasedMambaIC", x, 3)
+    return pad_image(x)

@@ -39,7 +39,7 @@ class ParameterHead(nn.Sequential):
     $$ W_2\,\mathrm{GELU}(W_1\,\mathrm{WLA}([f_1, f_2, \dots])) $$
 
     Every position is a key, but a query and a result only where asked. Works window by window, as `WindowGrid` cuts
-    them, so many at a time that memory stays bounded whatever the picture's size.
+    them, so many at a time that memory stays bounded whatever the image's size.
 
     Args:
         channels: of all features together.

@@ -27,7 +27,7 @@ from ssmctx.entropy.stored_tables import PreparedTables, StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, to_symbols
 from ssmctx.entropy.tables import CodingTables
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError, NotUpdatedError, ShapeError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.registry import coders
 
 __all__ = ["MambaICEntropyModel"]
@@ -123,7 +123,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
         Raises:
             ShapeError: y is no (batch, M, H, W).
         """
-        check_picture("MambaICEntropyModel", y, self.M, "y")
+        check_image("MambaICEntropyModel", y, self.M, "y")
         if self.training:
             pictures = [self._estimate(y)]
         else:
@@ -154,7 +154,7 @@ class MambaICEntropyModel(LatentCodec):  # type: ignore[misc]  # compressai carr
             ArgumentError: a residual is beyond 16 bits, or the weights are narrower than float32.
             NotUpdatedError: `update()` was not called.
         """
-        check_picture("MambaICEntropyModel", y, self.M, "y")
+        check_image("MambaICEntropyModel", y, self.M, "y")
         if not bool(y.isfinite().all()):
             raise NonFiniteError(
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"

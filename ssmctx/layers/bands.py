@@ -1,4 +1,4 @@
-"""Pictures made a band of rows at a time."""
+"""Images worked on a band of rows at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["join_bands"]
 def join_bands(bands: Iterable[Sequence[Tensor]], height: int) -> list[Tensor]:
     """Put bands of rows together, from the first row to the last.
 
-    Without gradients each band goes to its place as it is made, so that no more than one band exists twice; the values
+    Without gradients each band is copied as soon as it is there, so that no more than one band exists twice; the values
     are the same.
 
     Args:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 
 __all__ = ["CheckerboardConv2d", "checkerboard_taps"]
 
@@ -62,6 +62,6 @@ class CheckerboardConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution to x, (batch, in_channels, H, W)."""
-        check_picture("CheckerboardConv2d", x, self.in_channels)
+        check_image("CheckerboardConv2d", x, self.in_channels)
         taps = checkerboard_taps(self.kernel_size[0], x.device)
         return F.conv2d(x, self.weight.where(taps, 0), self.bias, padding=self.padding)

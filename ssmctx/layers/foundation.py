@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.layers.window_attention import WindowLocalAttention
 from ssmctx.registry import blocks
@@ -61,7 +61,7 @@ class ConvBlock(nn.Module):
     $$ x + \mathrm{Conv}(\mathrm{GELU}(\mathrm{Conv}(x))) $$
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         drop_path: probability that training drops the branch of a sample.
 
     Shape:
@@ -90,7 +90,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (batch, dim, H, W)."""
-        check_picture("ConvBlock", x, self.dim)
+        check_image("ConvBlock", x, self.dim)
         return x + drop_path(self.branch(x), self.drop_path, self.training)
 
 
@@ -100,7 +100,7 @@ class TransformerBlock(nn.Module):
     $$ x' = \mathrm{WLA}(x), \quad x' + W_2\,\mathrm{GELU}(W_1\,\mathrm{LN}(x')) $$
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         window_size: side of a window, in positions.
         num_heads: heads; None makes them as wide as possible up to 32 channels.
         shift: moves the window grid by half a window.
@@ -115,7 +115,7 @@ class TransformerBlock(nn.Module):
 
     Source:
         Swin (Liu et al., 2021); the transformer of MambaIC's tables 3 and A2, which name no more than that. A shifted
-        grid whose border windows are padded and masked is the same sum as rolling the picture and masking what wrapped
+        grid whose border windows are padded and masked is the same sum as rolling the image and masking what wrapped
         round.
 
     Examples:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.layers.bands import join_bands
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.scan.backend import load
 from ssmctx.scan.directions import DIRECTIONS
@@ -30,7 +30,7 @@ elsewhere they fill the device."""
 
 
 class SS2D(nn.Module):
-    r"""Selective scan of a picture in four directions, each with its own input-dependent dt, B and C.
+    r"""Selective scan of an image in four directions, each with its own input-dependent dt, B and C.
 
     $$ (\delta, B, C)_{k} = W^x_k u, \quad dt_k = \mathrm{softplus}(W^{dt}_k \delta_k + b_k), \quad
     v = \sum_k \mathrm{scan}_k(u, dt_k, A_k, B_k, C_k, D_k) $$
@@ -126,7 +126,7 @@ class VSSBlock(nn.Module):
     x + W_{out}\,[\mathrm{LN}(\mathrm{SS2D}(\mathrm{SiLU}(\mathrm{DWConv}_{3\times 3}(u)))) \odot \mathrm{SiLU}(g)] $$
 
     Args:
-        dim: channels c of the picture.
+        dim: channels c of the image.
         d_state: states N per channel.
         expand: d_inner = expand * dim.
         drop_path: probability that training drops the branch of a sample (stochastic depth).
@@ -166,7 +166,7 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (batch, dim, H, W)."""
-        check_picture("VSSBlock", x, self.dim)
+        check_image("VSSBlock", x, self.dim)
         pixels = x.permute(0, 2, 3, 1)
         bands, height = _bands(pixels, self.dim), pixels.shape[1]
         *u, gate = join_bands(self._inputs(pixels, bands), height)

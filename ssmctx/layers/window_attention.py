@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError, ShapeError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.windows import WindowGrid
 
 __all__ = ["WindowLocalAttention"]
@@ -22,10 +22,10 @@ class WindowLocalAttention(nn.Module):
     (q, k, v) = W\,\mathrm{LN}(x) $$
 
     inside each window; b is a table per head, indexed by the (row, column) offset from key to query. Windows at the
-    border are padded and the padding is masked out, so that a picture of any size attends to its own positions only.
+    border are padded and the padding is masked out, so that an image of any size attends to its own positions only.
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         window_size: side of a window, in positions.
         num_heads: heads; None makes them as wide as possible up to 32 channels.
         shift: moves the window grid by half a window to the upper left.
@@ -91,7 +91,7 @@ class WindowLocalAttention(nn.Module):
             return self._attend(x, padded, None if indices is None else indices[0])
         if padded is not None or indices is not None:
             raise ArgumentError("WindowLocalAttention takes padded and indices with windows=True only")
-        check_picture("WindowLocalAttention", x, self.dim)
+        check_image("WindowLocalAttention", x, self.dim)
         before = self.window_size // 2 if self.shift else 0
         grid = WindowGrid(x.shape[2], x.shape[3], self.window_size, before)
         outside = grid.padded(x.device)
