@@ -24,7 +24,7 @@ from ssmctx.entropy.steps import Step, coding_steps, drive, put_channels
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.lookalike import Lookalike
 from ssmctx.registry import coders, contexts
 
@@ -136,7 +136,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
             ArgumentError: a quality out of range, or for a model without qualities.
         """
-        check_picture("MambaICEntropyModel", y, self.M, "y")
+        check_image("MambaICEntropyModel", y, self.M, "y")
         gain = self._gain(quality, len(y))
         if self.training:
             images = [self._estimate(y, gain)]
@@ -167,7 +167,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
                 range or for a model without qualities.
             NotUpdatedError: `update()` was not called.
         """
-        check_picture("MambaICEntropyModel", y, self.M, "y")
+        check_image("MambaICEntropyModel", y, self.M, "y")
         if not bool(y.isfinite().all()):
             raise NonFiniteError(
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"

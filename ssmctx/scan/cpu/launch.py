@@ -116,8 +116,10 @@ def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> Inputs:
         "row-reversed": (last, width, -1, -width),
         "column-reversed": (last, height, -width, -1),
     }
-    # without a product of step sizes, one of rank 0
-    weight = (u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight).mT.contiguous()
+    # without a product of step sizes, one of rank 0; parameters are copied, for numpy() would forbid for good to resize
+    # their storage, as FSDP does
+    weight = u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight
+    weight = weight.mT.clone(memory_format=torch.contiguous_format)
     return Inputs(
         u=_maps(u, last + 1),
         raw=_maps(dt_raw, last + 1, len(directions)),
@@ -125,8 +127,8 @@ def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> Inputs:
         A=(A / math.log(2)).mT.contiguous().numpy(),
         B=_maps(B, last + 1, len(directions)),
         C=_maps(C, last + 1, len(directions)),
-        D=D.numpy(),
-        dt_bias=dt_bias.numpy(),
+        D=D.clone().numpy(),
+        dt_bias=dt_bias.clone().numpy(),
         h0=h0.numpy(),
         walks=np.array([walks[name] for name in directions], dtype=np.int64),
     )
