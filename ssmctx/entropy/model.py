@@ -294,8 +294,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
     def _decode(self, sections: Sections, size: torch.Size, hyper_size: torch.Size, gain: Gain) -> Tensor:
         """y_hat of one image."""
-        checksums = Checksums.from_bytes(sections.checksums, sections.guard, self.context.order.num_steps)
         guard = Guard.from_bytes(sections.guard, self.M * size.numel())
+        checksums = Checksums.from_bytes(sections.checksums, sections.guard, self.context.order.num_steps)
         coded = self.decode_side(sections.z, hyper_size, size, gain.z, self.coder)
         if checksums is not None and coded.checksum != checksums.z:
             raise CorruptStreamError(
