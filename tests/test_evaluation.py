@@ -202,6 +202,10 @@ def clock(monkeypatch) -> SimpleNamespace:
 
 
 def test_the_coder_is_timed_by_itself(clock):
+    def interrupted_after(seconds):
+        clock.seconds += seconds
+        raise KeyboardInterrupt
+
     watch = Stopwatch(torch.device("cpu"))
     watch.start()
     with observe(watch):
@@ -213,8 +217,7 @@ def test_the_coder_is_timed_by_itself(clock):
             with stage("coder", 3):
                 clock.seconds += 8
             with pytest.raises(KeyboardInterrupt), stage("transfer"):
-                clock.seconds += 16
-                raise KeyboardInterrupt
+                interrupted_after(16)
         clock.seconds += 32
     assert watch.lap() == {"total": 63, "network": 37, "coder": 10, "transfer": 16}
     watch.start()

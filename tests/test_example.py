@@ -125,7 +125,10 @@ def bad(tmp_path, codec):
         ("decompress {b}/flipped.sic {o} --checkpoint {c}", "CorruptStreamError: the file's checksum is wrong"),
         ("decompress {b}/good.png {o} --checkpoint {c}", r"CorruptStreamError: not a \.sic file"),
         ("decompress {b}/none.sic {o} --checkpoint {c}", "DataError: no file .*none.sic"),
-        ("decompress {b}/good.sic {o} --checkpoint {b}/other.pt", "ModelMismatchError: the file was written with model"),
+        (
+            "decompress {b}/good.sic {o} --checkpoint {b}/other.pt",
+            "ModelMismatchError: the file was written with model",
+        ),
         ("train --data {b}/empty --out {o}", "DataError: no images in .*empty"),
         ("train --data {b}/none --out {o}", "DataError: no folder .*none"),
         (

@@ -231,7 +231,7 @@ def test_a_codec_tells_every_flipped_bit_of_checksums_and_guard(monkeypatch, ban
     assert len(sums) == (5 if size == (5, 4) else 3 + 2 * 2 * SLICES)
     cases = [(sums, flipped) for flipped in flips(guard)] + [(flipped, guard) for flipped in flips(sums)]
     for changed, changed_guard in cases:
-        with pytest.raises(CorruptStreamError, match="guard|checksums"):
+        with pytest.raises(CorruptStreamError, match=r"guard|checksums"):
             MODEL.decompress([y, z, [changed], [changed_guard]], coded["shape"])
 
 

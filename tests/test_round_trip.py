@@ -145,7 +145,7 @@ def test_bad_streams():
         with pytest.raises(ArgumentError, match=rf"got {len(some)} lists: keep all that compress gives"):
             MODEL.decompress(some, shape)
     for strings in ([], [[], [], [], []], [y, z, sums, guard, guard]):
-        with pytest.raises(ArgumentError, match="strings must be .* got lists of lengths"):
+        with pytest.raises(ArgumentError, match=r"strings must be .* got lists of lengths"):
             MODEL.decompress(strings, shape)
     with pytest.raises(ArgumentError, match=r'shape must be \{"y": \(H, W\), "hyper": \(h, w\)\} .*got \(4, 4\)'):
         MODEL.decompress([y, z, sums, guard], (4, 4))
