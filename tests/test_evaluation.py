@@ -45,7 +45,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory) -> Path:
-    """Pictures that are large enough for MS-SSIM."""
+    """Images that are large enough for MS-SSIM."""
     return pictures(tmp_path_factory.mktemp("large"), (161, 170), (170, 161))
 
 
@@ -107,7 +107,7 @@ def test_compressai_reads_and_plots_the_results(evaluated, tmp_path):
         assert Image.open(tmp_path / f"{metric}.png").size[0] > 500
 
 
-def test_small_pictures_have_no_ms_ssim_and_the_mean_says_so(checkpoints, tmp_path, capsys):
+def test_small_images_have_no_ms_ssim_and_the_mean_says_so(checkpoints, tmp_path, capsys):
     folder = pictures(tmp_path / "mixed", (161, 161), (160, 161))
     assert (
         main(["eval", "--data", str(folder), "--checkpoint", str(checkpoints[1]), "--json", str(tmp_path / "e")]) == 0
@@ -126,7 +126,7 @@ def test_quality_of_equal_pixels_is_finite():
     assert decibels(0.99) == pytest.approx(20)
 
 
-def test_the_table_has_pictures_and_mean(evaluated):
+def test_the_table_has_images_and_mean(evaluated):
     content = json.loads(evaluated.read_text())
     header, *rows = results.table(content, 1).splitlines()
     assert header.split()[:3] == ["picture", "bpp", "estimated"]
@@ -135,7 +135,7 @@ def test_the_table_has_pictures_and_mean(evaluated):
     assert len({len(row) for row in (header, *rows)}) == 1
 
 
-def test_pictures_are_made_smaller(checkpoints, photos):
+def test_images_are_made_smaller(checkpoints, photos):
     content = evaluate(checkpoints[:1], photos, scale=0.5)
     assert {(i["height"], i["width"]) for i in content["images"].values()} == {(32, 40), (32, 24)}
     assert content["meta"]["pixels"] == (32 * 40 + 32 * 24) / 2

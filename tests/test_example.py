@@ -102,7 +102,7 @@ def bad(tmp_path, codec):
     data = (tmp_path / "good.sic").read_bytes()
     (tmp_path / "cut.sic").write_bytes(data[:-9])
     (tmp_path / "flipped.sic").write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
-    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "text.png").write_text("this is no image")
     (tmp_path / "half.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
     (tmp_path / "empty").mkdir()
     other = MambaIC("tiny")

@@ -345,7 +345,7 @@ def test_the_table_beside_the_checkpoint(plan, monkeypatch):
     assert [float(row["loss"]) for row in rows] == pytest.approx([point.loss for point in history], rel=1e-5)
 
 
-def test_tensorboard_has_scalars_and_pictures(plan, tmp_path, monkeypatch):
+def test_tensorboard_has_scalars_and_images(plan, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setattr(log, "ROW_SECONDS", 0)
