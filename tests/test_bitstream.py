@@ -244,6 +244,25 @@ def test_a_codec_refuses_sizes_beyond_the_image(codec, shape):
         codec.decode(dataclasses.replace(image, shape=shape).to_bytes())
 
 
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"quality": 256},
+        {"sections": SECTIONS[:3]},
+        {"sections": (*SECTIONS, b"")},
+        {"shape": {}},
+        {"shape": {"y": (2, 2)}},
+        {"shape": {"latent": (1, 1)}},
+        {"shape": {"y": (2, 2), "hyper": {"a": (1, 1)}}},
+        {"shape": {"y": (2, 2), "hyper": (1, 1), "quality": (1, 1)}},
+    ],
+)
+def test_a_codec_refuses_a_header_that_does_not_fit_it(codec, forged):
+    image = CodedImage.from_bytes(codec.encode(torch.zeros(3, 20, 30, dtype=torch.uint8)))
+    with pytest.raises(CorruptStreamError, match="the file's header does not fit this codec: damaged"):
+        codec.decode(dataclasses.replace(image, **forged).to_bytes())
+
+
 def test_the_largest_image_and_most_sections():
     image = dataclasses.replace(IMAGE, width=2**15, height=2**15, sections=(b"x",) * 64)
     assert CodedImage.from_bytes(image.to_bytes()) == image

@@ -128,9 +128,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Returns:
             "y_hat" (batch, M, H, W) and "likelihoods", a dict of "y" (y's shape) and "z" (z's shape); the sum of -log2
-            of them is the rate in bits. Outside training they are those of the tabled scales, and a trained model's rate
-            is that of its files. An untrained model's files are smaller: likelihoods go down to 1e-9, 30 bits, where
-            the coder spends 16 bits within a table row and about 30 outside.
+            of them is the rate in bits. Outside training they are those of the tabled scales, and a trained model's
+            rate is that of its files. An untrained model's files are smaller: likelihoods go down to 1e-9, 30 bits,
+            where the coder spends 16 bits within a table row and about 30 outside.
 
         Raises:
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
