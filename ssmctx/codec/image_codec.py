@@ -17,7 +17,7 @@ from ssmctx.codec.tables import aux_loss, update_tables
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import QUALITY_UNITS, Quality
 from ssmctx.entropy.numerics import coding_numerics, scan_backend
-from ssmctx.errors import ArgumentError, ModelMismatchError, ShapeError
+from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError, ShapeError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.stages import stage
 
@@ -252,14 +252,19 @@ class ImageCodec(nn.Module):
             shape = check_shape(dict(coded.shape), padded)
         quality = None if coded.quality is None else coded.quality / QUALITY_UNITS
         with coding_numerics(self):
-            out = self.latent_codec.decompress(join_streams(coded.sections), _unnamed(shape), **_only_given(quality))
+            try:
+                out = self.latent_codec.decompress(
+                    join_streams(coded.sections), _unnamed(shape), **_only_given(quality)
+                )
+            except ArgumentError as error:  # all arguments are the file's
+                raise CorruptStreamError(f"the file's header does not fit this codec: damaged ({error})") from error
         y_hat: Tensor = out["y_hat"]
         return y_hat
 
     # --- pieces
 
     def _padded(self, x: Tensor) -> Tensor:
-        check_image("ImageCodec", x, 3)
+        check_image(type(self).__name__, x, 3)
         height, width = x.shape[-2:]
         return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
 
