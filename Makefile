@@ -17,7 +17,7 @@ lint: .venv/.ready
 	$(BIN)/mypy
 
 demo-short: .venv/.ready
-	$(BIN)/python examples/mambaic_full.py demo --train --steps 10 --out demo/short
+	$(BIN)/python examples/mambaic_full.py demo --train --overwrite --steps 10 --out demo/short
 
 # the site, on http://localhost:8000
 docs: .venv/.ready

@@ -35,7 +35,7 @@ from mambaic.optimisers import adams
 from ssmctx import ImageCodec
 from ssmctx.compat.released import ReleasedMambaIC
 from ssmctx.files import write_whole
-from ssmctx.layers.transforms import pad_picture
+from ssmctx.layers.transforms import pad_image
 from ssmctx.memory import peak_memory
 from ssmctx.stages import StageTimes, observe
 
@@ -60,7 +60,7 @@ def make_realistic(model: ImageCodec, pixels: Tensor) -> None:
     codec, last = model.latent_codec, model.g_a[-1]
     generator = torch.Generator().manual_seed(0)
     scales = (mean + spread * torch.randn(codec.M, generator=generator)).exp().to(last.weight)
-    y = model.g_a(pad_picture(to_float(pixels).to(last.weight)))
+    y = model.g_a(pad_image(to_float(pixels).to(last.weight)))
     factor = scales / y.std((0, 2, 3))
     last.bias.sub_(y.mean((0, 2, 3))).mul_(factor)
     last.weight.mul_(factor[:, None, None, None])

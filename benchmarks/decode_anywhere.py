@@ -34,7 +34,7 @@ from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.errors import StreamError
 from ssmctx.files import write_whole
-from ssmctx.layers.transforms import pad_picture
+from ssmctx.layers.transforms import pad_image
 from ssmctx.layers.vss import SS2D
 
 SETTINGS = {"torch scan, 1 thread": ("cpu", "torch", 1), "cpu scan, 2 threads": ("cpu", "cpu", 2)}
@@ -77,7 +77,7 @@ def drift(model: MambaIC, pictures: list[Path], base: str, other: str, copies: i
     worst, rows = 0.0, 0
     for path in tqdm(pictures, desc=f"drift, {other}{' x 4' * (copies > 1)}", leave=False):
         put(model, base)
-        x = pad_picture(to_float(read_image(path))).to(next(model.parameters()).device)
+        x = pad_image(to_float(read_image(path))).to(next(model.parameters()).device)
         with torch.no_grad():
             y = model.g_a(x)
         scale, symbols = walk(model, y, None, 1)

@@ -51,7 +51,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "distributions/tables.py": ("test_rans.py", "test_distributions.py", "test_state_dict.py"),
     "entropy/rice.py": ("test_guard.py::test_golden_bytes", "test_guard.py"),
     "entropy/varint.py": ("test_container.py", "test_guard.py"),
-    "entropy/container.py": ("test_container.py", "test_fuzz.py"),
+    "entropy/bitstream.py": ("test_bitstream.py", "test_fuzz.py"),
 }
 """The quick tests that concern each file of the coding core, those most likely to notice first."""
 

@@ -29,9 +29,17 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def where(report: Report) -> str:
-    """The machine of a report, in a sentence."""
-    machine = report["machine"]
+def where(reports: dict[str, Report]) -> str:
+    """The machine of each report, in a sentence; those that were measured alike share one."""
+    said: dict[str, list[str]] = {}
+    for name, report in reports.items():
+        said.setdefault(described(report["machine"]), []).append(name)
+    lines = [f"Machine of {'; '.join(names)}" if len(said) > 1 else "Machine" for names in said.values()]
+    return "".join(f"\n{line}: {text}.\n" for line, text in zip(lines, said, strict=True))
+
+
+def described(machine: Report) -> str:
+    """Hardware, threads, versions and commit."""
     versions = {name: version for name, version in machine["versions"].items() if version}
     parts = [
         machine["gpu"] or machine["cpu"],
@@ -41,7 +49,24 @@ def where(report: Report) -> str:
         f"commit {machine['commit']}",
         *([machine["date"]] if "date" in machine else []),
     ]
-    return f"\nMachine: {', '.join(parts)}.\n"
+    return ", ".join(parts)
+
+
+def machines(stem: str) -> dict[str, Report]:
+    """The reports of a file that have a machine of their own, by name: all of it, or each entry."""
+    report = read(stem)
+    return {stem: report} if "machine" in report else report
+
+
+def unclean() -> list[str]:
+    """Figures that were measured with changes that no commit holds, so that nobody can repeat them."""
+    stems = {stem for stem, _ in TABLES.values()}
+    return [
+        f"{stem} ({name}: {entry['machine']['commit']})"
+        for stem in sorted(stems)
+        for name, entry in machines(stem).items()
+        if entry["machine"]["commit"].endswith("-dirty")
+    ]
 
 
 def scan_sequence(report: Report) -> str:
@@ -147,9 +172,7 @@ def codec(report: Report) -> str:
         for name, entry in report.items()
         if "crop" in entry
     ]
-    commits = ", ".join(dict.fromkeys(f"{entry['machine']['commit']}" for entry in report.values()))
-    notes = [*training, f"Commits of the entries: {commits}"]
-    return table(["codec", "", "s", "resident GB", *_CODEC_PARTS], rows) + "".join(f"\n{note}.\n" for note in notes)
+    return table(["codec", "", "s", "resident GB", *_CODEC_PARTS], rows) + "".join(f"\n{note}.\n" for note in training)
 
 
 _CODEC_PARTS = {"g_a, g_s": ("g_a", "g_s"), "h_a, h_s": ("h_a", "h_s"), "steps": ("step",), "coder": ("coder",)}
@@ -160,9 +183,12 @@ def share(parts: Report, *names: str) -> float:
     return sum(part["share"] for name, part in parts.items() if name.split()[0] in names)
 
 
+_SUMMARY = {"the scan": "scan-cpu", "the coder": "coder", "decoding": "decode-anywhere"}
+
+
 def summary() -> str:
     """The README's few figures."""
-    scan, code, drift = (read(stem) for stem in ("scan-cpu", "coder", "decode-anywhere"))
+    scan, code, drift = (read(stem) for stem in _SUMMARY.values())
     ours, *peers = [row for row in scan["sequence"] if "not_timed" not in row]
     by_peer = {row["name"]: row for row in peers}
     middle = {row["name"]: row for row in code["middle rate"]["rows"]}
@@ -189,7 +215,7 @@ def summary() -> str:
         + "\n"
         + table(["a symbol of 1.6 bits", "ssmctx", "CompressAI's entropy model"], coding)
         + f"\nDecoded with another scan backend and thread count: {min(v['symbols_exact'] for v in exact)} of "
-        f"{drift['pictures']} Kodak files exact.\n" + where(scan)
+        f"{drift['pictures']} Kodak files exact.\n" + where({name: read(stem) for name, stem in _SUMMARY.items()})
     )
 
 
@@ -217,15 +243,15 @@ def filled(text: str) -> str:
         if name == "summary":
             return begin + summary() + end
         stem, render = TABLES[name]
-        report = read(stem)
-        made = report if "machine" in report else next(iter(report.values()))  # a machine for each entry
-        return begin + render(report) + where(made) + end
+        return begin + render(read(stem)) + where(machines(stem)) + end
 
     return PLACE.sub(fill, text)
 
 
 def main() -> None:
-    """Rewrite the pages."""
+    """Rewrite the pages; refuse figures that cannot be repeated."""
+    if unclean():
+        raise SystemExit(f"measure again after a commit: {', '.join(unclean())}")
     for page in PAGES:
         page.write_text(filled(page.read_text()))
 

@@ -45,8 +45,8 @@ _HOMES = {
 
 _registry.scan_backends.register("reference", "ssmctx.scan.reference:backend")
 _registry.scan_backends.register("torch", "ssmctx.scan.chunked:backend")
-_registry.scan_backends.register("cpu", "ssmctx.scan.cpu:backend")
-_registry.scan_backends.register("triton", "ssmctx.scan.triton:backend")
+_registry.scan_backends.register("cpu", "ssmctx.scan.cpu.launch:backend")
+_registry.scan_backends.register("triton", "ssmctx.scan.triton.launch:backend")
 _registry.scan_backends.register("mamba_ssm", "ssmctx.scan.mamba_ssm:backend")
 _registry.blocks.register("vss", "ssmctx.layers.vss:VSSBlock")
 _registry.blocks.register("window-attention", "ssmctx.layers.window_attention:WindowLocalAttention")

@@ -11,26 +11,47 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from numba import njit
-
-__all__ = ["kernel"]
+__all__ = ["kernel", "unavailable"]
 
 
-def kernel(signature: Any = None, *, made_of: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
+@functools.cache
+def unavailable() -> str | None:
+    """Why numba cannot compile kernels here; None when it can. Loads numba."""
+    try:
+        from llvmlite import ir  # noqa: F401
+        from numba import config, njit  # noqa: F401
+        from numba.extending import intrinsic  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name in ("numba", "llvmlite"):
+            return f"{error.name} is not installed: pip install numba"
+        return _broken(error)
+    except Exception as error:  # a numba that does not fit numpy, Python or its llvmlite raises what it likes
+        return _broken(error)
+    switched_off = config.DISABLE_JIT  # type: ignore[attr-defined]  # numba sets it from the environment
+    return "numba's compiler is switched off: unset NUMBA_DISABLE_JIT" if switched_off else None
+
+
+def _broken(error: Exception) -> str:
+    return f"numba cannot be imported ({error!r}): pip install --force-reinstall numba"
+
+
+def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
     """`numba.njit` without the GIL and with numba's cache on disk, or without a cache where no folder can be written.
 
     numba compiles again what has changed in a kernel's own file. What it takes from other files is named by
-    `made_of`, and becomes part of the name that it is kept under.
+    `inlined`, and becomes part of the name that it is kept under.
 
     Args:
         signature: of numba's types, to compile for at once; without one, when it is called.
-        made_of: other modules whose code ends up in the kernel.
+        inlined: other modules whose code ends up in the kernel.
         options: of `numba.njit`.
     """
 
+    from numba import njit
+
     def decorate(function: Any) -> Any:
         with suppress(OSError):  # a frozen application has no sources; numba looks at its program then
-            sources = "\0".join(inspect.getsource(module) for module in made_of)
+            sources = "\0".join(inspect.getsource(module) for module in inlined)
             function.__qualname__ += "_" + hashlib.sha256(sources.encode()).hexdigest()[:16]
         try:
             return njit(signature, nogil=True, cache=True, **options)(function)

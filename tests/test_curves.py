@@ -11,7 +11,7 @@ from example_files import curve
 from hypothesis import given
 from hypothesis import strategies as st
 from mambaic.bdrate import bd_rate
-from mambaic.curves import DEFAULT_SELECTION, PUBLISHED, Curve, published_names, read_curve
+from mambaic.curves import DEFAULT_SELECTION, PUBLISHED, Curve, published_names, read_curve, same_images
 from mambaic.errors import CurveError
 from mambaic_full import main
 
@@ -176,3 +176,51 @@ def test_bdrate_lists_the_published_curves(capsys):
 def test_bdrate_with_bad_input(arguments, message, capsys):
     assert main(["bdrate", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+# --- comparisons that would mislead
+
+
+def written(path, **changes) -> str:
+    made = curve(**changes)
+    path.write_text(json.dumps({"name": path.stem, "results": made.results, "meta": made.meta}))
+    return str(path)
+
+
+def test_curves_of_different_images_are_not_compared(tmp_path, capsys):
+    kodak = written(tmp_path / "a.json", dataset="kodak", pixels=393216)
+    half = written(tmp_path / "half.json", dataset="Kodak", pixels=98304)
+    clic = written(tmp_path / "clic.json", dataset="clic")
+    unknown = written(tmp_path / "unknown.json")
+    for other in (half, clic):
+        for command in ("bdrate", "latency"):
+            assert main([command, other, "--anchor", kodak]) == 2
+            assert re.search(r"are different images, so .* give --force", capsys.readouterr().err)
+        assert main(["bdrate", other, "--anchor", kodak, "--force"]) == 0
+        told = capsys.readouterr()
+        assert "note: " in told.err
+        assert "+0.00 %" in told.out
+    assert main(["bdrate", unknown, kodak, "--anchor", kodak]) == 0
+
+
+def test_images_count_more_than_the_name_of_their_folder():
+    def of(dataset, *names):
+        images = {name: {"width": 3, "height": 2} for name in names}
+        return Curve("c", {}, meta={"dataset": dataset}, images=images)
+
+    assert same_images(of("kodak", "1.png"), of("photos", "1.webp"))
+    assert not same_images(of("kodak", "1.png", "2.png"), of("kodak", "1.png"))
+
+
+def test_a_curve_of_few_points_does_not_end_the_table(tmp_path, capsys):
+    one, three = (written(tmp_path / f"{n}.json", points=n) for n in (1, 3))
+    steady = written(tmp_path / "steady.json")
+    low = tmp_path / "low.json"
+    low.write_text(json.dumps({"name": "low", "bpp": [1, 2, 3, 4], "psnr-rgb": [10, 11, 12, 13]}))
+    assert main(["bdrate", one, three, str(low), steady, "--anchor", written(tmp_path / "anchor.json", factor=2)]) == 0
+    told = capsys.readouterr()
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in told.out.splitlines()[2:]]
+    assert rows == [["steady", "-50.00 %"], ["1", "one point"], ["3", "3 points"], ["low", "-"]]
+    assert "share no range" in told.err
+    assert main(["bdrate", steady, "--anchor", one]) == 2
+    assert "a BD-rate needs at least 4" in capsys.readouterr().err

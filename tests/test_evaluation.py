@@ -1,6 +1,7 @@
 """Evaluation as its users run it: real files, CompressAI's layout, several processes, classical codecs."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -116,7 +117,7 @@ def test_small_pictures_have_no_ms_ssim_and_the_mean_says_so(checkpoints, tmp_pa
     assert content["images"]["1.png"]["ms-ssim-rgb"] == [None]
     assert content["images"]["nested/0.png"]["ms-ssim-rgb"][0] > 0
     assert "ms-ssim-rgb" not in content["results"]
-    assert "no mean MS-SSIM: it needs pictures of at least 161" in capsys.readouterr().out
+    assert "no mean MS-SSIM: it needs images of at least 161" in capsys.readouterr().out
 
 
 def test_quality_of_equal_pixels_is_finite():
@@ -157,6 +158,18 @@ def test_several_processes_measure_the_same(checkpoints, photos):
     alone, together = (evaluate(checkpoints, photos, jobs=jobs) for jobs in (1, 2))
     assert untimed(alone) == untimed(together)
     assert (together["meta"]["jobs"], together["meta"]["threads"]) == (2, 1)
+
+
+def test_a_file_that_cannot_be_read_is_left_out_named_and_counted(checkpoints, photos, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    shutil.copytree(photos, folder)
+    (folder / "cut.png").write_bytes((photos / "1.png").read_bytes()[:900])
+    mixed, jpeg = evaluate(checkpoints[:1], folder), classical.measure("jpeg", folder)
+    told = capsys.readouterr().err
+    assert told.count("cut.png") == told.count("left out 1 of 3 images") == 2
+    assert mixed["meta"]["left_out"] == jpeg["meta"]["left_out"] == 1
+    assert untimed(mixed) == untimed(evaluate(checkpoints[:1], photos))
+    assert list(jpeg["images"]) == list(mixed["images"])
 
 
 def test_errors_of_processes_arrive_as_they_were():

@@ -112,8 +112,8 @@ def bad(tmp_path, codec):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("compress {b}/text.png {o} --checkpoint {c}", "DataError: cannot read .*text.png as a picture .*convert it"),
-        ("compress {b}/half.png {o} --checkpoint {c}", "DataError: cannot read .*half.png as a picture .*convert it"),
+        ("compress {b}/text.png {o} --checkpoint {c}", "DataError: cannot read .*text.png as an image .*convert it"),
+        ("compress {b}/half.png {o} --checkpoint {c}", "DataError: cannot read .*half.png as an image .*convert it"),
         ("compress {b}/none.png {o} --checkpoint {c}", "DataError: no file .*none.png: check the path"),
         ("compress {b}/good.png {o} --checkpoint {b}/none.pt", "CheckpointError: no checkpoint .*none.pt: train one"),
         ("compress {b}/good.png {o} --checkpoint {b}/text.png", "CheckpointError: .*text.png is no checkpoint"),
@@ -123,7 +123,7 @@ def bad(tmp_path, codec):
         ("decompress {b}/good.png {o} --checkpoint {c}", r"CorruptStreamError: not a \.sic file"),
         ("decompress {b}/none.sic {o} --checkpoint {c}", "DataError: no file .*none.sic"),
         ("decompress {b}/good.sic {o} --checkpoint {b}/other.pt", "ModelMismatchError: the file was written by model"),
-        ("train --data {b}/empty --out {o}", "DataError: no pictures in .*empty"),
+        ("train --data {b}/empty --out {o}", "DataError: no images in .*empty"),
         ("train --data {b}/none --out {o}", "DataError: no folder .*none"),
         (
             "train --data {b} --out {o} --crop 64",
@@ -137,7 +137,7 @@ def bad(tmp_path, codec):
         ("train --data {b} --out {o} --quality 7", "ArgumentError: quality must be 1 to 6, got 7"),
         ("train --data {b} --out {o} --ema 1", "ArgumentError: the decay .* between 0 and 1, got 1.0"),
         ("train --data {b} --out {o} --milestones 3 5", "ArgumentError: milestones are rising parts of the run"),
-        ("eval --data {b}/empty --checkpoint {c}", "DataError: no pictures in .*empty"),
+        ("eval --data {b}/empty --checkpoint {c}", "DataError: no images in .*empty"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(bad, checkpoint, capsys, command, message):

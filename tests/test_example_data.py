@@ -167,12 +167,12 @@ def test_broken_files_are_told_and_replaced(photos, tmp_path):
 
 
 def test_nothing_usable(photos, tmp_path):
-    with pytest.raises(DataError, match=r"none of the 5 pictures .* 5 are smaller than 99x99 \(lower --crop\), 0 can"):
+    with pytest.raises(DataError, match=r"none of the 5 images .* 5 are smaller than 99x99 \(lower --crop\), 0 can"):
         TrainingCrops(photos, 99)
     buffer = io.BytesIO()
     Image.fromarray(picture(40, 40).permute(1, 2, 0).numpy()).save(buffer, format="PNG")
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:900])
-    with pytest.raises(DataError, match=r"100 pictures in a row cannot be read, the last being: cannot .*cut\.png"):
+    with pytest.raises(DataError, match=r"100 images in a row cannot be read, the last being: cannot .*cut\.png"):
         TrainingCrops(tmp_path, 32)[0]
 
 

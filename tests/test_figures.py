@@ -74,7 +74,7 @@ def test_a_plot_of_different_pictures_says_so(tmp_path, capsys):
     ours = file_of(curve("ours", dataset="holidays"), tmp_path / "ours.json")
     for names, expected in (["vtm", "elic"], "holidays, Kodak"), ([], None):
         assert main(["plot", str(ours), "--out", str(tmp_path / "rd.png"), "--published", *names]) == 0
-        note = f"note: these curves were measured on different pictures: {expected}"
+        note = f"note: these curves were measured on different images: {expected}"
         assert (note in capsys.readouterr().err) == (expected is not None)
 
 

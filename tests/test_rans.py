@@ -1,8 +1,10 @@
 """rANS and its tables: byte for byte CompressAI's, and no bytes at all that crash or hang the decoder."""
 
 import copy
+import os
 import pickle
 import struct
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 
 from ssmctx.distributions import Gaussian
 from ssmctx.distributions.tables import CodingTables
+from ssmctx.entropy import rans, rans_plain
 from ssmctx.entropy.constriction_coder import ConstrictionCoder
 from ssmctx.entropy.rans import RansCoder, RansEncoder
 from ssmctx.errors import ArgumentError, BackendUnavailableError, CorruptStreamError
@@ -144,6 +147,113 @@ def test_any_symbols_survive_however_they_are_split(steps, size):
         assert np.concatenate(parts).dtype == np.int16
         assert np.array_equal(np.concatenate(parts), symbols)
     decoder.finish()
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """Runs something with the coder in plain Python."""
+
+    def run(work, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rans, "_kernels", lambda: rans_plain)
+            return work(*arguments)
+
+    return run
+
+
+def test_the_plain_coder_writes_and_reads_the_same_bytes(plain):
+    @given(streams())
+    def check(steps):
+        stream = encoded(steps)
+        assert plain(encoded, steps) == stream
+        assert plain(survives, stream, steps)
+
+    check()
+    assert plain(encoded, [(SYMBOLS, INDEXES, SMALL)]).hex() == GOLDEN
+
+
+def outcome(stream, steps):
+    try:
+        return [symbols.tolist() for symbols in decoded(stream, steps)]
+    except CorruptStreamError as error:
+        return str(error)
+
+
+def test_the_plain_decoder_refuses_the_same_streams_for_the_same_reasons(plain):
+    @given(streams(fewest=1), st.binary(max_size=400), st.integers(0, 2**32 - 1))
+    def check(steps, data, seed):
+        stream = encoded(steps)
+        damaged = bytearray(stream)
+        bit = seed % (8 * len(stream))
+        damaged[bit // 8] ^= 1 << bit % 8
+        for other in (stream[: seed % len(stream)], bytes(damaged), struct.pack("<Q", 1 << 31) + data):
+            assert plain(outcome, other, steps) == outcome(other, steps)
+
+    check()
+    for values in ((6, 1), (1, 0), (2, 5, 0), (1, 8)):
+        assert plain(outcome, groups(*values), ESCAPE) == outcome(groups(*values), ESCAPE)
+
+
+WITHOUT_COMPILER = """
+import logging, sys
+import numpy as np, torch
+logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
+if "missing" in sys.argv:
+    sys.modules["numba"] = None
+from ssmctx import VSSBlock, backends
+from ssmctx.entropy.rans import RansCoder
+from ssmctx.distributions.tables import CodingTables
+from ssmctx.errors import BackendUnavailableError
+backends()
+block, x = VSSBlock(8, d_state=3), torch.randn(1, 8, 5, 6)
+named = VSSBlock(8, d_state=3, scan_backend="torch")
+named.load_state_dict(block.state_dict())
+assert torch.equal(block(x), named(x))
+try:
+    VSSBlock(8, d_state=3, scan_backend="cpu")(x)
+except BackendUnavailableError as error:
+    print("refused:", error)
+tables = CodingTables.from_lists(
+    [[0, 16384, 49152, 65535, 65536], [0, 1, 65536], [0, 65000, 65536]], [5, 3, 3], [-1, 7, -300]
+)
+symbols = np.array([0, 1, -1, 7, 8, -300, 300, -32768, 32767, 0, 0, 6], np.int16)
+indexes = np.array([0, 0, 0, 1, 1, 2, 2, 0, 1, 0, 0, 1], np.uint8)
+for _ in range(2):
+    encoder = RansCoder().encoder()
+    encoder.encode(symbols, indexes, tables)
+    stream = encoder.finish()
+    decoder = RansCoder().decoder(stream)
+    assert np.array_equal(decoder.decode(indexes, tables), symbols)
+    decoder.finish()
+print("stream:", stream.hex())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("switched off", "numba's compiler is switched off: unset NUMBA_DISABLE_JIT"),
+        ("missing", "numba is not installed: pip install numba"),
+        ("broken", "numba cannot be imported (ImportError('Numba needs NumPy 1.0 or less')): pip install --force-re"),
+    ],
+)
+def test_without_a_compiler_the_coder_is_slow_and_right(how, reason, tmp_path):
+    environment = dict(os.environ)
+    if how == "switched off":
+        environment["NUMBA_DISABLE_JIT"] = "1"
+    if how == "broken":
+        (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 1.0 or less")')
+        environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, [environment.get("PYTHONPATH")])])
+    run = [sys.executable, "-c", WITHOUT_COMPILER, how]
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert any(line.startswith(f"cpu        no         {reason}") for line in lines)
+    assert any(line.startswith(f"refused: scan backend 'cpu' cannot be used: {reason}") for line in lines)
+    warnings = [line for line in lines if line.startswith("WARNING")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"WARNING the rANS coder runs uncompiled, some hundred times slower: {reason}")
+    assert lines[-1] == f"stream: {GOLDEN}"
 
 
 def test_the_longest_symbols_fit_the_buffer():

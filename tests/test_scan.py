@@ -1,5 +1,7 @@
 """The scan: every backend equals the sequential float64 reference, gradients included."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
@@ -7,9 +9,10 @@ from hypothesis import strategies as st
 
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError, UnknownNameError
 from ssmctx.registry import scan_backends
-from ssmctx.scan import DIRECTIONS, backends, chunked, cpu_sizes, cross_selective_scan
+from ssmctx.scan import DIRECTIONS, backends, chunked, cross_selective_scan
 from ssmctx.scan import backend as backend_module
 from ssmctx.scan.backend import load
+from ssmctx.scan.cpu import sizes as cpu_sizes
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
 from ssmctx.scan.operator import scan
 
@@ -329,7 +332,7 @@ def test_auto_takes_the_fastest_that_can():
 
 def test_auto_says_once_what_it_took_and_why_not_another(caplog):
     caplog.set_level("INFO", logger="ssmctx")
-    backend_module._fastest.cache_clear()
+    backend_module._first.cache_clear()
     values = {n: x.detach() for n, x in public(arguments(0)).items()}
     for _ in range(2):
         cross_selective_scan(**values)
@@ -337,6 +340,60 @@ def test_auto_says_once_what_it_took_and_why_not_another(caplog):
     assert refusal.startswith("scan on cpu in torch.float64: not backend 'cpu', it computes in torch.float32")
     assert choice == "scan on cpu in torch.float64: backend 'torch'"
     assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """Registers a backend for one test."""
+    monkeypatch.setattr(scan_backends, "_targets", dict(scan_backends._targets))
+
+    def register(name, make):
+        load.cache_clear()
+        scan_backends.register(name, make)
+
+    yield register
+    load.cache_clear()
+
+
+def chosen(device="cpu", dtype=torch.float32, states=4):
+    return backend_module.resolve("auto", torch.device(device), dtype, states).name
+
+
+def third_party(name, **fields):
+    return lambda: dataclasses.replace(load("torch"), name=name, **fields)
+
+
+def test_auto_takes_the_highest_priority_of_all_that_are_registered(registered):
+    assert chosen() == "cpu"
+    registered("zz-fast", third_party("zz-fast", priority=11))
+    assert chosen() == "zz-fast"
+    registered("aa-fast", third_party("aa-fast", priority=11))  # of equals the first by name, registered last or not
+    assert chosen() == "aa-fast"
+    registered("few-states", third_party("few-states", priority=12, max_states=3))
+    registered("elsewhere", third_party("elsewhere", priority=12, auto_devices=("cuda",)))
+    assert chosen() == "aa-fast"
+    assert chosen(states=3) == "few-states"
+    assert chosen("meta") == "aa-fast"
+    assert torch.equal(
+        *(scan(**arguments(0), directions=DIRECTIONS, softplus=True, backend=n)[0] for n in ("auto", "torch"))
+    )
+
+
+def test_auto_takes_none_that_does_not_ask_for_it(registered):
+    registered("aa-modest", third_party("aa-modest", priority=0))
+    assert chosen() == "cpu"
+    assert chosen(dtype=torch.float64) == chosen("meta") == chosen("xpu") == "torch"
+    declared = {name: (load(name).priority, load(name).auto_devices) for name in scan_backends.names()}
+    assert {name for name, (priority, _) in declared.items() if priority} == {"cpu", "torch", "triton"}
+    assert declared["triton"] == (10, ("cuda",))  # in its interpreter it runs on the CPU too, slowly
+
+
+def test_a_backend_that_cannot_be_loaded_stops_nobody_else(registered, caplog, capsys):
+    registered("broken", "no_such_module:backend")
+    assert chosen() == "cpu"
+    assert any("scan backend 'broken' cannot be loaded: ModuleNotFoundError" in m for m in caplog.messages)
+    backends()
+    assert "broken     no         it cannot be loaded: ModuleNotFoundError" in capsys.readouterr().out
 
 
 def test_the_table_lists_every_backend(capsys):

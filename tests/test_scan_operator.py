@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_scan import FAST, arguments, public
+from test_scan import FAST, arguments, assert_close, public
 
 from ssmctx import VSSBlock
-from ssmctx.errors import ArgumentError, NonFiniteError, ShapeError
-from ssmctx.scan import cross_selective_scan, mamba_ssm, selective_scan
+from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError
+from ssmctx.scan import DIRECTIONS, chunked, cross_selective_scan, mamba_ssm, selective_scan, sequence
 from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.operator import scan
 
@@ -63,6 +63,117 @@ def test_exports():
     torch.testing.assert_close(program.module()(x), block(x))
 
 
+def sizes_of(batch, height, width):
+    values = public(arguments(3, batch, height, width, dtype=torch.float32))
+    image = tuple(values[name].detach() for name in ("u", "dt_raw", "A", "B", "C", "D", "dt_bias"))
+    weights = torch.randn(batch, 2, height, width)  # grouped for B, per position for C
+    sequence = (torch.randn(batch, 4, width), torch.rand(batch, 4, width), -torch.ones(4, height), weights)
+    return {"image": image, "sequence": sequence}
+
+
+class Scans(torch.nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, *values):
+        if self.kind == "image":
+            return cross_selective_scan(*values)
+        u, delta, A, weights = values
+        return selective_scan(u, delta, A, weights, weights[:, 0], delta_softplus=True)
+
+
+@pytest.mark.parametrize("kind", ["image", "sequence"])
+def test_traces_for_any_size(kind):
+    """What a trace took for a constant would send the kernels past the end of their arrays."""
+    traced = torch.jit.trace(Scans(kind), sizes_of(1, 3, 4)[kind])
+    for size in ((1, 3, 4), (3, 3, 7)):
+        values = sizes_of(*size)[kind]
+        assert torch.equal(traced(*values), Scans(kind)(*values))
+
+
+@pytest.mark.parametrize("kind", ["image", "sequence"])
+def test_exports_for_any_size(kind):
+    batch, width = torch.export.Dim("batch", min=1, max=64), torch.export.Dim("width", min=1, max=64)
+    last = {0: batch, 2: width}
+    shapes = {
+        "image": (last, last, {}, last, last, {}, {}),
+        "sequence": (last, last, {}, {0: batch, 3: width}),
+    }[kind]
+    values = sizes_of(2, 3, 4)[kind]
+    program = torch.export.export(Scans(kind), values, dynamic_shapes=(shapes,)).module()
+    for size in ((2, 3, 4), (3, 3, 7)):
+        values = sizes_of(*size)[kind]
+        assert torch.equal(program(*values), Scans(kind)(*values))
+
+
+@pytest.mark.parametrize("name", ["dt_raw", "A", "B", "C", "D", "dt_bias", "h0"])
+def test_the_operator_refuses_shapes_that_its_kernels_would_overrun(name):
+    values = {n: x.detach() for n, x in arguments(0, batch=2, dtype=torch.float32).items()}
+    values[name] = values[name][:1]
+    with pytest.raises(ShapeError, match=rf"the scan operator's {name} must be \(.*\) for u \(2, 3, 4, 5\), got \(1, "):
+        torch.ops.ssmctx.scan(*values.values(), "row column row-reversed column-reversed", True, "cpu", None)
+
+
+# --- torch.func and second derivatives
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "reference"])
+def test_gradients_of_each_sample(backend):
+    values = {n: x.detach() for n, x in public(arguments(0, batch=1)).items()}
+    samples = torch.randn(3, *values["u"].shape, dtype=torch.float64)
+    loss = lambda v, u: cross_selective_scan(**v | {"u": u}, backend=backend).square().sum()  # noqa: E731
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, samples)
+    for i, u in enumerate(samples):
+        leaves = {n: x.clone().requires_grad_() for n, x in values.items() if n != "u"}
+        alone = torch.autograd.grad(loss(leaves, u), list(leaves.values()))
+        assert_close({n: x[i] for n, x in together.items()}, dict(zip(leaves, alone, strict=True)), 1e-12)
+    sequences = torch.func.vmap(lambda u: selective_scan(u, u.abs(), -torch.ones(5, 2), *[torch.ones(1, 2, 6)] * 2))
+    assert sequences(torch.randn(3, 1, 5, 6)).shape == (3, 1, 5, 6)
+
+
+def test_torch_code_is_the_torch_backend():
+    values = {n: x.detach() for n, x in arguments(1, 2, 4, 5).items()}
+    inputs = ScanInputs(*values.values(), DIRECTIONS, True)
+    for actual, expected in zip(chunked.differentiable(inputs), chunked.forward(inputs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-14, atol=1e-14)
+
+
+def test_second_derivatives_with_the_torch_backend():
+    values = arguments(3, height=2, width=3, d=2, states=2)
+    run = lambda *tensors: scan(*tensors, DIRECTIONS, True, "torch")  # noqa: E731
+    assert torch.autograd.gradgradcheck(run, list(values.values()))
+    # the Hessian of a loss times a vector, with low-rank step sizes, as the reference has it
+    products = []
+    for backend in ("torch", "reference"):
+        x = arguments(4, height=2, width=3)
+        x |= {"dt_raw": x["dt_raw"][..., :2].detach().requires_grad_()}
+        weight = torch.linspace(-1, 1, 4 * 5 * 2).double().view(4, 5, 2).requires_grad_()
+        v, last = scan(**x, directions=DIRECTIONS, softplus=True, backend=backend, dt_weight=weight)
+        leaves = {**x, "dt_weight": weight}
+        first = torch.autograd.grad(v.square().sum() + last.sum(), list(leaves.values()), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), list(leaves.values()))
+        products.append(dict(zip(leaves, second, strict=True)))
+    assert_close(*products, 1e-10)
+
+
+def test_what_has_no_second_derivatives_says_so():
+    values = arguments(0, dtype=torch.float32)
+    for backend in ("cpu", "auto"):
+        v, _ = scan(**values, directions=DIRECTIONS, softplus=True, backend=backend)
+        (du,) = torch.autograd.grad(v.square().sum(), values["u"], create_graph=True)
+        with pytest.raises(BackendUnavailableError, match=r"'cpu' has no second derivatives .*; choose 'torch'"):
+            du.sum().backward()
+    v, _ = scan(**values, directions=DIRECTIONS, softplus=True, backend="torch")
+    (du,) = torch.autograd.grad(v.square().sum(), values["u"], create_graph=True)
+    with pytest.raises(BackendUnavailableError, match="'torch' has no third derivatives; choose 'reference'"):
+        torch.autograd.grad(du.sum(), values["u"], create_graph=True)
+    u = values["u"].detach()
+    scan_of = lambda u: cross_selective_scan(**public(values) | {"u": u}, backend="cpu").sum()  # noqa: E731
+    with pytest.raises(BackendUnavailableError, match=r"'cpu' cannot be used under the transforms of torch\.func"):
+        torch.func.grad(scan_of)(u)
+
+
 def test_twice_without_gradients():
     values = arguments(0, dtype=torch.float32)
     with torch.no_grad():
@@ -107,6 +218,83 @@ def test_sequences_equal_the_naive_loop(form, seed, batch, length, softplus):
         torch.testing.assert_close(a, e)
 
 
+FORMS = {"fixed": (12, 3), "per position": (2, 3, 5), **{f"{g} groups": (2, g, 3, 5) for g in (1, 2, 3, 4, 6, 12)}}
+
+
+def channel_by_channel(u, delta, A, B, C, D, z, delta_bias, initial_state):
+    """The equation as a loop over channels and positions; group g serves the 12 / groups channels from there on."""
+
+    def weights(x, i, t):
+        if x.dim() == 2:
+            return x[i]
+        return x[:, :, t] if x.dim() == 3 else x[:, i // (12 // x.shape[1]), :, t]
+
+    out, last = [], []
+    for i in range(12):
+        h = initial_state[:, i]
+        dt = F.softplus(delta[:, i] + delta_bias[i])
+        for t in range(5):
+            h = torch.exp(dt[:, t, None] * A[i]) * h + (dt[:, t] * u[:, i, t])[:, None] * weights(B, i, t)
+            out.append((weights(C, i, t) * h).sum(-1) + D[i] * u[:, i, t])
+        last.append(h)
+    return torch.stack(out, 1).view(2, 12, 5) * F.silu(z), torch.stack(last, 1)
+
+
+@pytest.mark.parametrize("form_of_C", FORMS)
+@pytest.mark.parametrize("form_of_B", FORMS)
+def test_every_form_of_weights_beside_every_other(form_of_B, form_of_C):
+    generator = torch.Generator().manual_seed(0)
+    normal = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    values = {
+        "u": normal(2, 12, 5),
+        "delta": normal(2, 12, 5),
+        "A": -normal(12, 3).exp(),
+        "B": normal(*FORMS[form_of_B]),
+        "C": normal(*FORMS[form_of_C]),
+        "D": normal(12),
+        "z": normal(2, 12, 5),
+        "delta_bias": normal(12),
+        "initial_state": normal(2, 12, 3),
+    }
+    weights = normal(2, 12, 5), normal(2, 12, 3)
+
+    def outputs_and_gradients(run, dtype):
+        x = {name: value.to(dtype).requires_grad_() for name, value in values.items()}
+        results = run(x)
+        total = sum((result * weight.to(dtype)).sum() for result, weight in zip(results, weights, strict=True))
+        gradients = torch.autograd.grad(total, list(x.values()))
+        return dict(zip(("out", "last", *x), (*(r.detach() for r in results), *gradients), strict=True))
+
+    def ours(backend):
+        options = {"delta_softplus": True, "return_last_state": True, "backend": backend}
+        return lambda x: selective_scan(**x, **options)
+
+    truth = outputs_and_gradients(lambda x: channel_by_channel(**x), torch.float64)
+    assert_close(outputs_and_gradients(ours("torch"), torch.float64), truth, 1e-12)
+    assert_close(outputs_and_gradients(ours("cpu"), torch.float32), truth, 2e-5)
+
+
+def test_fixed_weights_need_a_call_for_64_channels(monkeypatch):
+    calls = []
+
+    def counted(u, *rest):
+        calls.append(u.shape[-1])
+        return scan(u, *rest)
+
+    monkeypatch.setattr(sequence, "scan", counted)
+    u, fixed, B = torch.randn(1, 130, 7), torch.randn(130, 3), torch.randn(1, 10, 3, 7)
+    for weights in ((fixed, fixed), (fixed, B), (B, fixed)):
+        calls.clear()
+        selective_scan(u, u.abs(), -fixed.exp(), *weights)
+        assert calls == [3 * 64, 3 * 64, 3 * 2]
+    calls.clear()
+    selective_scan(u, u.abs(), -fixed.exp(), B, torch.randn(1, 26, 3, 7))
+    assert calls == [1] * 130  # channels that share a group of both
+    calls.clear()
+    selective_scan(u, u.abs(), -fixed.exp(), B, torch.randn(1, 5, 3, 7))
+    assert calls == [13] * 10
+
+
 def test_sequences_need_no_more_than_the_five():
     u, B = torch.randn(2, 4, 7), torch.randn(2, 3, 7)
     out = selective_scan(u, torch.rand(2, 4, 7), -torch.rand(4, 3) - 0.1, B, B)
@@ -123,6 +311,10 @@ def test_bad_sequences():
         ShapeError, match=r"C must be \(4, 3\), \(2, 3, 7\) or .* groups that divide 4, got \(2, 3, 3, 7\)"
     ):
         selective_scan(u, u, A, B, torch.randn(2, 3, 3, 7))
+    with pytest.raises(ShapeError, match=r"B must be .* groups that divide 4, got \(2, 0, 3, 7\)"):
+        selective_scan(u, u, A, torch.randn(2, 0, 3, 7), B)
+    with pytest.raises(ShapeError, match=r"B must be .* groups that divide 4, got \(4,\)"):
+        selective_scan(u, u, A, torch.randn(4), B)
     with pytest.raises(ShapeError, match=r"u must be \(batch, d, L\)"):
         selective_scan(u[0], u, A, B, B)
     with pytest.raises(ArgumentError, match=r"A must be negative everywhere, got 1\.0"):
@@ -213,10 +405,38 @@ def test_forked_data_loader_workers_may_scan():
     assert done.stdout == "fine\n", done.stderr
 
 
+OUTLIVING = """
+import sys, threading, torch
+from ssmctx import VSSBlock
+
+torch.set_num_threads(2)
+block, x = VSSBlock(72, scan_backend="cpu"), torch.randn(1, 72, 12, 13)
+if "warm" in sys.argv:
+    block(x)
+
+def work():
+    threading.main_thread().join()
+    results = [block(x) for _ in range(2)]
+    for y in results:
+        y.sum().backward()
+    torch.set_num_threads(1)
+    assert torch.equal(results[0], block(x))
+    print("fine", flush=True)
+
+threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("start", ["warm", "cold"])
+def test_a_thread_that_outlives_the_main_thread_may_scan(start):
+    done = subprocess.run([sys.executable, "-c", OUTLIVING, start], capture_output=True, text=True, check=False)
+    assert done.stdout == "fine\n", done.stderr
+
+
 def test_the_kernels_are_cached_on_disk():
-    from ssmctx.scan import cpu_kernels
+    from ssmctx.scan.cpu import kernels
 
     cross_selective_scan(**public(arguments(1, dtype=torch.float32)), backend="cpu")
-    stats = cpu_kernels.scan_forward.stats
+    stats = kernels.scan_forward.stats
     assert stats.cache_path
     assert sum(stats.cache_hits.values()) + sum(stats.cache_misses.values()) >= 1

@@ -20,8 +20,7 @@ from ssmctx.scan.inputs import ScanInputs
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
-from ssmctx.scan import triton as kernels
-from ssmctx.scan import triton_kernels
+from ssmctx.scan.triton import launch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
@@ -30,7 +29,7 @@ NAMES = ("v", "h_last", "du", "ddt_raw", "dA", "dB", "dC", "dD", "ddt_bias", "dh
 ROW, COLUMN, ROW_REVERSED, COLUMN_REVERSED = DIRECTIONS
 
 needs_device = pytest.mark.skipif(
-    not INTERPRETED and kernels.unavailable() is not None,
+    not INTERPRETED and launch.unavailable() is not None,
     reason="no CUDA device; test_kernels_under_the_interpreter runs it on the CPU",
 )
 
@@ -56,12 +55,12 @@ if not INTERPRETED:  # too long for the interpreter
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
     """Let small pictures cross chunks, and few channels tiles; and give uninitialised memory as NaN."""
-    monkeypatch.setattr(kernels, "_FORWARD_CHUNKS", (4, 4))
-    monkeypatch.setattr(kernels, "_BACKWARD_CHUNK", 4)
-    monkeypatch.setattr(kernels, "_SCRATCH", 1)
+    monkeypatch.setattr(launch, "_FORWARD_CHUNKS", (4, 4))
+    monkeypatch.setattr(launch, "_BACKWARD_CHUNK", 4)
+    monkeypatch.setattr(launch, "_SCRATCH", 1)
     if INTERPRETED:
-        monkeypatch.setattr(kernels, "_FORWARD_TILE", 128)
-        monkeypatch.setattr(kernels, "_BACKWARD_TILE", 128)
+        monkeypatch.setattr(launch, "_FORWARD_TILE", 128)
+        monkeypatch.setattr(launch, "_BACKWARD_TILE", 128)
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
 
@@ -117,8 +116,8 @@ def reference(values, dv, dh_last, directions, softplus):
 def computed(values, dv, dh_last, directions, softplus):
     values = [value.to(DEVICE) for value in values.values()]
     inputs = ScanInputs(*values, tuple(directions), softplus)
-    results = kernels.forward(inputs)
-    gradients = kernels.backward(dv.to(DEVICE), dh_last.to(DEVICE), inputs)
+    results = launch.forward(inputs)
+    gradients = launch.backward(dv.to(DEVICE), dh_last.to(DEVICE), inputs)
     return dict(zip(NAMES, (*(x.cpu() for x in results), *(x.cpu() for x in gradients)), strict=True))
 
 
@@ -145,7 +144,7 @@ def test_kernels_equal_the_reference(case):
 
 @needs_device
 def test_more_directions_than_a_launch_takes(monkeypatch):
-    monkeypatch.setattr(kernels, "_DIRECTIONS_A_LAUNCH", 2)
+    monkeypatch.setattr(launch, "_DIRECTIONS_A_LAUNCH", 2)
     case = (1, 2, 2, 2, 1, [COLUMN_REVERSED, ROW, COLUMN], True, 0.0)
     assert_close(computed(*arguments(case)), reference(*arguments(case)))
 
@@ -173,14 +172,14 @@ def test_a_picture_alone_has_the_bits_it_has_in_a_batch():
 @pytest.mark.parametrize("reverse", [False, True], ids=["states", "gradients"])
 def test_a_lost_carry_is_noticed(monkeypatch, reverse):
     """Planted fault: chunks that forget the state before them, or the gradient after them."""
-    carry = kernels._carry
+    carry = launch._carry
 
     def forgetful(*args, **kwargs):
         carry(*args, **kwargs)
         if kwargs.get("reverse", False) == reverse:
             args[1].zero_()
 
-    monkeypatch.setattr(kernels, "_carry", forgetful)
+    monkeypatch.setattr(launch, "_carry", forgetful)
     case = CASES["tiny steps"]
     with pytest.raises(AssertionError, match="relative error"):
         assert_close(computed(*arguments(case)), reference(*arguments(case)))
@@ -190,8 +189,8 @@ def test_a_lost_carry_is_noticed(monkeypatch, reverse):
     ("length", "tiles", "chunk"), [(1, 1, 32), (1536, 28, 32), (24576, 8, 64), (98304, 8, 256), (1 << 24, 8, 256)]
 )
 def test_chunk_length_depends_on_the_shape_only(monkeypatch, length, tiles, chunk):
-    monkeypatch.setattr(kernels, "_FORWARD_CHUNKS", (32, 256))
-    assert kernels._forward_chunk(length, tiles) == chunk
+    monkeypatch.setattr(launch, "_FORWARD_CHUNKS", (32, 256))
+    assert launch._forward_chunk(length, tiles) == chunk
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs outside the interpreter")
@@ -202,15 +201,17 @@ def test_kernels_compile_for_hopper(kernel):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from ssmctx.scan.triton import kernels
+
     def constants(elements, lanes, **others):
-        return {"TILE": kernels._tile_for(16, 192, elements, lanes), "GROUP": 4, "SOFTPLUS": True, **others}
+        return {"TILE": launch._tile_for(16, 192, elements, lanes), "GROUP": 4, "SOFTPLUS": True, **others}
 
     function, registers, constexprs = {
-        "chunks": (triton_kernels.chunks_kernel, 128, constants(1024, 32, ADJOINT=False)),
-        "chunks adjoint": (triton_kernels.chunks_kernel, 128, constants(512, 32, ADJOINT=True)),
-        "carry": (triton_kernels.carry_kernel, 128, {"BLOCK": 32, "GROUP": 8, "REVERSE": True}),
-        "forward": (triton_kernels.forward_kernel, 128, constants(1024, 32, ADD=True)),
-        "backward": (triton_kernels.backward_kernel, 168, constants(512, 8, ADD=True)),
+        "chunks": (kernels.chunks_kernel, 128, constants(1024, 32, ADJOINT=False)),
+        "chunks adjoint": (kernels.chunks_kernel, 128, constants(512, 32, ADJOINT=True)),
+        "carry": (kernels.carry_kernel, 128, {"BLOCK": 32, "GROUP": 8, "REVERSE": True}),
+        "forward": (kernels.forward_kernel, 128, constants(1024, 32, ADD=True)),
+        "backward": (kernels.backward_kernel, 168, constants(512, 8, ADD=True)),
     }[kernel]
     constexprs["SHAPE"] = (192, 16, 4)
     integers = {"H", "W", "chunk", "chunks", "k", "codes", "item", "count"}
@@ -219,7 +220,7 @@ def test_kernels_compile_for_hopper(kernel):
     compiled = triton.compile(
         ASTSource(function, signature, constexprs),
         target=GPUTarget("cuda", 90, 32),
-        options=kernels._options(registers),
+        options=launch._options(registers),
     )
     assert compiled.asm["cubin"]
 

@@ -24,22 +24,22 @@ def plain(layer: WindowLocalAttention, x: torch.Tensor) -> torch.Tensor:
     size, heads, head_width = layer.window_size, layer.num_heads, layer.dim // layer.num_heads
     for rows in windows(x.shape[2], size, layer.shift):
         for columns in windows(x.shape[3], size, layer.shift):
-            place = [(r, c) for r in rows for c in columns]
-            tokens = torch.stack([x[:, :, r, c] for r, c in place], 1)
+            cells = [(r, c) for r in rows for c in columns]
+            tokens = torch.stack([x[:, :, r, c] for r, c in cells], 1)
             q, k, v = layer.qkv(layer.norm(tokens)).chunk(3, -1)
-            found = []
+            results = []
             for head in range(heads):
                 part = slice(head * head_width, (head + 1) * head_width)
                 bias = torch.stack(
                     [
-                        torch.stack([layer.position_bias[head, a - c + size - 1, b - d + size - 1] for c, d in place])
-                        for a, b in place
+                        torch.stack([layer.position_bias[head, a - c + size - 1, b - d + size - 1] for c, d in cells])
+                        for a, b in cells
                     ]
                 )
                 weights = (q[..., part] @ k[..., part].mT / head_width**0.5 + bias).softmax(-1)
-                found.append(weights @ v[..., part])
-            result = layer.proj(torch.cat(found, -1))
-            for i, (r, c) in enumerate(place):
+                results.append(weights @ v[..., part])
+            result = layer.proj(torch.cat(results, -1))
+            for i, (r, c) in enumerate(cells):
                 out[:, :, r, c] += result[:, i]
     return out
 
@@ -55,8 +55,8 @@ def test_equals_attention_over_real_positions(height, width, shift, seed):
 
 def test_the_equality_notices_padding_that_is_attended_to(monkeypatch):
     """Planted fault: no mask on padded positions."""
-    attend = WindowLocalAttention.attend
-    monkeypatch.setattr(WindowLocalAttention, "attend", lambda self, w, padded: attend(self, w, None))
+    attend = WindowLocalAttention._attend
+    monkeypatch.setattr(WindowLocalAttention, "_attend", lambda self, w, padded, indices: attend(self, w, None, None))
     layer = WindowLocalAttention(6, window_size=4).double()
     x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
     with pytest.raises(AssertionError):
@@ -83,3 +83,7 @@ def test_bad_arguments():
         WindowLocalAttention(8, window_size=-1)
     with pytest.raises(ShapeError, match=r"WindowLocalAttention expects x \(batch, 8, H, W\)"):
         WindowLocalAttention(8)(torch.zeros(8, 4, 4))
+    with pytest.raises(ShapeError, match=r"expects windows \(batch, windows, 64, 8\), got \(1, 2, 16, 8\)"):
+        WindowLocalAttention(8)(torch.zeros(1, 2, 16, 8), windows=True)
+    with pytest.raises(ArgumentError, match="takes padded and indices with windows=True only"):
+        WindowLocalAttention(8)(torch.zeros(1, 8, 4, 4), indices=torch.zeros(1, 1, dtype=torch.int64))

@@ -18,7 +18,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from mambaic.errors import EvaluationError
-from mambaic.images import as_pillow, find_images, read_scaled
+from mambaic.images import as_pillow, read_scaled, usable_images
 from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
@@ -57,18 +57,19 @@ def measure(codec: str, folder: str | Path, jobs: int = 1, scale: float = 1.0) -
     Raises:
         ArgumentError: an unknown codec.
         EvaluationError: this Pillow was built without it.
-        DataError: no pictures.
+        DataError: no images, or none that can be read; single ones are left out and named on stderr.
     """
     if codec not in CODECS:
         raise ArgumentError(f"unknown codec {codec!r}; known: {', '.join(CODECS)}")
     made = CODECS[codec]
     if not features.check(made.feature):
         raise EvaluationError(f"this Pillow ({PIL.__version__}) was built without {made.name}: install another build")
-    paths = find_images(folder)
+    paths, left_out = usable_images(folder, scale)
     rows = for_each(partial(partial, _measure_picture, codec, Path(folder), scale), paths, jobs, made.name)
     settings = ", ".join(f"{key} {value}" for key, value in made.settings.items())
     meta = {
         "dataset": Path(folder).name,
+        "left_out": left_out,
         "kind": "measured",
         "source": f"Pillow {PIL.__version__}, {made.feature} {features.version(made.feature)}",
         "qualities": list(made.qualities),

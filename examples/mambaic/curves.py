@@ -19,6 +19,7 @@ DEFAULT_SELECTION = ("vtm", "mambaic", "mambavc", "elic", "hyperprior", "avif", 
 METRICS = {"psnr": "psnr-rgb", "ms-ssim": "ms-ssim-rgb"}
 LABELS = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM (dB)"}
 _CLOSEST_DB = 100.0
+_SAME_PIXELS = 1.1  # means of one data set, which papers round
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,20 @@ def datasets(curves: Sequence[Curve]) -> list[str]:
     """What the curves were measured on, each name once whatever its case; the last spelling counts."""
     names = {str(c.meta["dataset"]).lower(): str(c.meta["dataset"]) for c in curves if "dataset" in c.meta}
     return list(names.values())
+
+
+def same_images(a: Curve, b: Curve) -> bool:
+    """Whether two curves were measured on the same images, as far as their files tell."""
+    if a.images and b.images:
+        return _sizes(a) == _sizes(b)
+    names = [str(c.meta["dataset"]).lower() for c in (a, b) if "dataset" in c.meta]
+    pixels = [float(c.meta["pixels"]) for c in (a, b) if c.meta.get("pixels")]
+    close = len(pixels) < 2 or max(pixels) <= _SAME_PIXELS * min(pixels)
+    return close and len(set(names)) < 2
+
+
+def _sizes(curve: Curve) -> dict[str, tuple[Any, Any]]:
+    return {Path(name).stem: (image.get("width"), image.get("height")) for name, image in curve.images.items()}
 
 
 def _published_file(name: str) -> Path:

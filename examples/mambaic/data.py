@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from mambaic.errors import DataError
 from mambaic.images import find_images, image_size, read_image
 
-_ATTEMPTS = 100  # pictures tried for one crop, before all of them are given up
+_ATTEMPTS = 100  # images tried for one crop, before all of them are given up
 
 
 class Batch(NamedTuple):
@@ -31,22 +31,22 @@ class Batch(NamedTuple):
 
 
 class TrainingCrops(Dataset[Batch]):
-    """Random crops of all pictures below a folder, flipped left to right half the time, without end.
+    """Random crops of all images below a folder, flipped left to right half the time, without end.
 
-    Every pass over the pictures has its own order. A picture that turns out broken is replaced by another, drawn at
-    random. Decoded pictures are kept until `cache_bytes` are full.
+    Every pass over the images has its own order. A image that turns out broken is replaced by another, drawn at
+    random. Decoded images are kept until `cache_bytes` are full.
 
     Args:
-        folder: where the pictures are, at any depth.
+        folder: where the images are, at any depth.
         size: side of the square crops, in pixels.
         seed: of order, places and flips.
-        cache_bytes: memory for decoded pictures, in bytes.
+        cache_bytes: memory for decoded images, in bytes.
 
     Shape:
         crops[n]: a `Batch` of one, for any n >= 0.
 
     Raises:
-        DataError: no picture of at least `size` in both directions, or (from `crops[n]`) none that can be read.
+        DataError: no image of at least `size` in both directions, or (from `crops[n]`) none that can be read.
     """
 
     def __init__(self, folder: str | Path, size: int, seed: int = 0, cache_bytes: int = 0) -> None:
@@ -58,7 +58,7 @@ class TrainingCrops(Dataset[Batch]):
         self.skipped = kinds.count("small")
         if not self.paths:
             raise DataError(
-                f"none of the {len(found)} pictures in {folder} can be used: {self.skipped} are smaller than "
+                f"none of the {len(found)} images in {folder} can be used: {self.skipped} are smaller than "
                 f"{size}x{size} (lower --crop), {len(self.broken)} cannot be read"
             )
         self.size, self.seed = size, seed
@@ -81,7 +81,7 @@ class TrainingCrops(Dataset[Batch]):
                 broken.append(str(error))
                 path = self.paths[random.integers(len(self.paths))]
         else:
-            raise DataError(f"{_ATTEMPTS} pictures in a row cannot be read, the last being: {broken[-1]}")
+            raise DataError(f"{_ATTEMPTS} images in a row cannot be read, the last being: {broken[-1]}")
         top, left = (int(random.integers(side - self.size + 1)) for side in pixels.shape[1:])
         crop = pixels[:, top : top + self.size, left : left + self.size]
         return Batch((crop.flip(-1) if random.random() < 0.5 else crop)[None], broken)
@@ -98,7 +98,7 @@ class TrainingCrops(Dataset[Batch]):
         pixels = read_image(path)
         if min(pixels.shape[1:]) < self.size:
             raise DataError(f"{path} is smaller than its header says: remove it")
-        if pixels.nbytes <= self._room:  # no picture is thrown out: in a cycle the oldest is the next one needed
+        if pixels.nbytes <= self._room:  # no image is thrown out: in a cycle the oldest is the next one needed
             self._room -= pixels.nbytes
             self._cache[path] = pixels
         return pixels
@@ -125,7 +125,7 @@ def _joined(items: list[Batch]) -> Batch:
 
 
 def _looked_at(path: Path, crop: int) -> str:
-    """ "good", "small", or why the picture cannot be read."""
+    """ "good", "small", or why the image cannot be read."""
     try:
         return "good" if min(image_size(path)) >= crop else "small"
     except DataError as error:

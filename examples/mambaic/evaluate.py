@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mambaic.checkpoint import load_model, read_checkpoint
 from mambaic.files import read_coded
-from mambaic.images import find_images, read_scaled, to_float
+from mambaic.images import read_scaled, to_float, usable_images
 from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
@@ -50,15 +50,15 @@ def evaluate(
         "..._network", "..._coder" and "..._transfer"; quantisation and container count as network.
 
     Raises:
-        DataError: no pictures.
+        DataError: no images, or none that can be read; single ones are left out and named on stderr.
         CheckpointError: a checkpoint cannot be used.
         StreamError: a file did not decode to the encoder's reconstruction.
         ArgumentError: several processes on another device than the CPU.
     """
     if jobs > 1 and torch.device(device).type != "cpu":
         raise ArgumentError(f"{jobs} processes would share one {device}: use --jobs 1 there, or --device cpu")
-    paths = find_images(folder)
     heads = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
+    paths, left_out = usable_images(folder, scale)
     items = [(checkpoint, path) for checkpoint in checkpoints for path in paths]
     rows = for_each(partial(PictureEvaluator, Path(folder), device, scale), items, jobs, "eval")
     points = [rows[i : i + len(paths)] for i in range(0, len(rows), len(paths))]
@@ -66,6 +66,7 @@ def evaluate(
     threads = 1 if jobs > 1 else torch.get_num_threads()
     meta = {
         "dataset": Path(folder).name,
+        "left_out": left_out,
         "checkpoints": [Path(checkpoint).name for checkpoint in checkpoints],
         "lambdas": [head["training"].get("lmbda") for head in heads],
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),

@@ -19,7 +19,7 @@ from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import QUALITY_UNITS, Quality
 from ssmctx.entropy.numerics import coding_numerics, scan_backend
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError, ShapeError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.stages import stage
 
 __all__ = ["ImageCodec"]
@@ -275,7 +275,7 @@ class ImageCodec(nn.Module):
         return {"quality": quality}
 
     def _padded(self, x: Tensor) -> Tensor:
-        check_picture("ImageCodec", x, 3)
+        check_image("ImageCodec", x, 3)
         height, width = x.shape[-2:]
         return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
 

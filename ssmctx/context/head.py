@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.layers.window_attention import WindowLocalAttention
@@ -19,12 +17,12 @@ _MOST_AT_ONCE = 1 << 22
 
 
 class ParameterHead(nn.Sequential):
-    r"""Window attention over all features, then two 1x1 convolutions, at one colour of the checkerboard or everywhere.
+    r"""Window attention over all features, then two 1x1 convolutions, at the positions asked for.
 
     $$ W_2\,\mathrm{GELU}(W_1\,\mathrm{WLA}([f_1, f_2, \dots])) $$
 
     Every position is a key, but a query and a result only where asked. Works window by window, as `WindowGrid` cuts
-    them, so many at a time that memory stays bounded whatever the picture's size.
+    them, so many at a time that memory stays bounded whatever the image's size.
 
     Args:
         channels: of all features together.
@@ -41,6 +39,7 @@ class ParameterHead(nn.Sequential):
         )
         self.channels = channels
         self.window_size = _TILE if window_size is None else window_size
+        self._attends = window_size is not None
 
     def grid(self, height: int, width: int) -> WindowGrid:
         """The windows that features of this size have to be cut into."""
@@ -52,36 +51,36 @@ class ParameterHead(nn.Sequential):
         """Parameters of a slice.
 
         Args:
-            features: as `grid.split` cuts them, in the order of the weights.
+            features: each (batch, windows, window_size^2, channels of it), as `grid.split` cuts them, in the order of
+                the weights.
             grid: of `self.grid`.
-            padded: what `grid.padded` gives.
-            indices: row-major indices (n,) of the positions of each window that are wanted; None for all.
-
-        Shape:
-            features (batch, windows, positions, channels of each) to (batch, 2m, H, W).
+            padded: boolean (windows, window_size^2), what `grid.padded` gives.
+            indices: int64 (n,), the positions wanted of each window, as row * window_size + column; None for all.
 
         Returns:
-            The parameters; other positions than those wanted hold anything.
+            The parameters (batch, 2m, H, W); other positions than those wanted are zero.
         """
-        places = indices
         windows = features[0].shape[1]
         step = max(1, _MOST_AT_ONCE // (len(features[0]) * self.channels * self.window_size**2))
-        found = []
+        parameters = []
         for first in range(0, windows, step):
             part = slice(first, first + step)
             tokens = torch.cat([feature[:, part] for feature in features], dim=-1)
-            found.append(self._at(tokens, None if padded is None else padded[part], places))
-        return grid.join(torch.cat(found, dim=1), places)
+            parameters.append(self._at(tokens, None if padded is None else padded[part], indices))
+        return grid.join(torch.cat(parameters, dim=1), indices)
 
-    def _at(self, tokens: Tensor, padded: Tensor | None, places: Tensor | None) -> Tensor:
-        attention, first, activation, last = self
-        if isinstance(attention, WindowLocalAttention):
-            tokens = attention.attend(tokens, padded, places)
-        elif places is not None:
-            tokens = tokens.index_select(-2, places)
-        return _pointwise(last, activation(_pointwise(first, tokens)))
-
-
-def _pointwise(layer: Any, tokens: Tensor) -> Tensor:
-    """A 1x1 convolution of tokens (..., channels)."""
-    return F.linear(tokens, layer.weight.flatten(1), layer.bias)
+    def _at(self, tokens: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
+        attention, *pointwise = self
+        # whether there is attention is known from the start, for a wrapper hides its class; Identity takes it out
+        if self._attends and type(attention) is not nn.Identity:
+            batch = len(tokens)
+            padded = None if padded is None else padded.expand(batch, -1, -1)
+            rows = None if indices is None else indices.expand(batch, -1)
+            tokens = attention(tokens, windows=True, padded=padded, indices=rows)
+        else:
+            tokens = attention(tokens)
+            tokens = tokens if indices is None else tokens.index_select(2, indices)
+        x = tokens.permute(0, 3, 1, 2)
+        for layer in pointwise:
+            x = layer(x)
+        return x.permute(0, 2, 3, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, product
 
 import torch
 from torch import Tensor
@@ -242,7 +242,7 @@ class CodingOrder:
         lattice = self.lattices[self.pass_index(step)]
         if any(window_size % side for side in lattice.size) or all(map(all, lattice.tile)):
             return None
-        return lattice.positions((window_size, window_size)).flatten().nonzero().flatten()
+        return lattice.positions((window_size, window_size), "cpu").flatten().nonzero().flatten()
 
     def _check(self, step: int) -> None:
         if not 0 <= step < self.num_steps:
@@ -276,13 +276,13 @@ def _lattices(passes: int | Sequence[Lattice]) -> tuple[Lattice, ...]:
     height, width = (math.lcm(*(lattice.size[axis] for lattice in lattices)) for axis in (0, 1))
     if height * width > _LARGEST_TILE:
         raise ArgumentError(f"CodingOrder: the lattices repeat after {height} x {width} positions, too large a tile")
-    times = torch.stack([lattice.positions((height, width)) for lattice in lattices]).sum(0)
-    if bool((times != 1).any()):
-        row, column = (times != 1).nonzero()[0].tolist()
-        raise ArgumentError(
-            "CodingOrder: the lattices of all passes must partition the plane; "
-            f"position ({row}, {column}) is coded {int(times[row, column])} times"
-        )
+    for row, column in product(range(height), range(width)):
+        times = sum(lattice.tile[row % lattice.size[0]][column % lattice.size[1]] for lattice in lattices)
+        if times != 1:
+            raise ArgumentError(
+                "CodingOrder: the lattices of all passes must partition the plane; "
+                f"position ({row}, {column}) is coded {times} times"
+            )
     return lattices
 
 

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmctx import jit
 from ssmctx.distributions.tables import CodingTables, check_indexes, check_symbols
+from ssmctx.entropy import rans_plain
+from ssmctx.entropy.rans_plain import MALFORMED, SHORT
 from ssmctx.errors import CorruptStreamError
 
 __all__ = ["RansCoder", "RansDecoder", "RansEncoder"]
 
 _INITIAL = 1 << 31
 _LIMIT = 1 << 63
+
+
+@functools.cache
+def _kernels() -> Any:
+    """The compiled functions where numba can compile; otherwise those in Python, which write and read the same."""
+    if reason := jit.unavailable():
+        logging.getLogger("ssmctx").warning("the rANS coder runs uncompiled, some hundred times slower: %s", reason)
+        return rans_plain
+    from ssmctx.entropy import rans_kernels
+
+    return rans_kernels
 
 
 class RansCoder:
@@ -23,7 +39,7 @@ class RansCoder:
     nothing else: no length, no checksum. Not every damage shows; the container around it has to tell.
 
     Source:
-        CompressAI's `compressai.ans`; `ssmctx.entropy.rans_kernels` says how it works.
+        CompressAI's `compressai.ans`; `ssmctx.entropy.rans_plain` says how it works.
 
     Examples:
         >>> import numpy as np
@@ -62,12 +78,10 @@ class RansEncoder:
         """Append symbols, each with the table row that its index names.
 
         Args:
-            symbols: any 16-bit numbers; those outside their row cost an escape and up to 24 bits.
-            indexes: uint8 or uint16, below the number of rows.
+            symbols: any 16-bit numbers, int16 (n,), n may be 0; those outside their row cost an escape and up to 24
+                bits.
+            indexes: row of each symbol, uint8 or uint16 (n,), below the number of rows.
             tables: the tables of this step; other steps may have others.
-
-        Shape:
-            symbols (n,), indexes (n,); n may be 0.
 
         Raises:
             ArgumentError: another dtype or shape, or an index without a row; nothing is appended.
@@ -79,13 +93,11 @@ class RansEncoder:
 
     def finish(self) -> bytes:
         """The stream of everything appended; 8 bytes when that is nothing."""
-        from ssmctx.entropy import rans_kernels as kernels
-
         words = np.empty(2 * sum(len(symbols) for symbols, _, _ in self._steps) + 2, np.uint32)
         state = np.array([_INITIAL, len(words)], np.uint64)
         for symbols, indexes, tables in reversed(self._steps):
             arrays = tables.kernel_arrays
-            if not kernels.encode(symbols, indexes, arrays.rows, arrays.divisors, words, state):
+            if not _kernels().encode(symbols, indexes, arrays.rows, arrays.divisors, words, state):
                 raise RuntimeError("the buffer of the rANS encoder is too short: a fault of this library")
         x, first = int(state[0]), int(state[1])
         return x.to_bytes(8, "little") + words[first:].astype("<u4", copy=False).tobytes()
@@ -119,28 +131,27 @@ class RansDecoder:
         """The next symbols, one for each index.
 
         Args:
-            indexes: uint8 or uint16, as they were encoded with.
+            indexes: row of each symbol, as it was encoded with, uint8 or uint16 (n,); n need not be that of an
+                `encode`.
             tables: as they were encoded with.
 
-        Shape:
-            (n,) to (n,); n need not be that of an `encode`.
+        Returns:
+            The symbols, int16 (n,).
 
         Raises:
             ArgumentError: indexes have another dtype or shape, or one has no row.
             CorruptStreamError: the stream is too short, or follows an escape with what no encoder writes; the decoder
                 is where it was.
         """
-        from ssmctx.entropy import rans_kernels as kernels
-
         rows = check_indexes(indexes, tables)
         arrays = tables.kernel_arrays
         symbols = np.empty(len(rows), np.int16)
-        fault = kernels.decode(
+        fault = _kernels().decode(
             self._words, rows, arrays.rows, arrays.intervals, arrays.starts, arrays.numbers, symbols, self._state
         )
-        if fault == kernels.SHORT:
+        if fault == SHORT:
             raise CorruptStreamError("the rANS stream ends before its symbols do: it was cut, or the tables differ")
-        if fault == kernels.MALFORMED:
+        if fault == MALFORMED:
             raise CorruptStreamError("the rANS stream has an escape to no 16-bit symbol: damaged, or the tables differ")
         return symbols
 

@@ -1,14 +1,9 @@
 """Numba kernels of the rANS coder, in the word format of CompressAI's: what one writes, the other reads.
 
-The coder's state is one whole number x, 2^31 <= x < 2^63. Coding a symbol of frequency f multiplies it by about
-2^16 / f; when it would grow past 2^63 its lower 32 bits leave as a word. Decoding runs all this backwards, so that the
-encoder starts with the last symbol and writes the words from the end. An escape is followed by the number of 4-bit
-groups of what comes next and by the groups themselves, lowest first: 2 k for the symbol k past the row's last one,
-2 k + 1 for the one that is 1 + k before its first.
+`ssmctx.entropy.rans_plain` says how it works, and does the same without a compiler.
 
 Source:
-    Duda, Asymmetric numeral systems, arXiv:1311.2540; Giesen's rans64.h, reciprocals included; CompressAI's
-    rans_interface.cpp.
+    Giesen's rans64.h, reciprocals included; CompressAI's rans_interface.cpp.
 """
 
 from __future__ import annotations
@@ -20,15 +15,11 @@ from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from ssmctx.entropy import rans_plain
+from ssmctx.entropy.rans_plain import MALFORMED, MOST_GROUPS, SHORT
 from ssmctx.jit import kernel
 
-__all__ = ["MALFORMED", "SHORT", "decode", "encode"]
-
-SHORT, MALFORMED = 1, 2
-"""Why `decode` gave up: the words ran out, or what follows an escape is nothing that `encode` writes."""
-
-MOST_GROUPS = 5
-"""Symbols and first symbols of rows are 16-bit, so that what follows an escape is below 2^17."""
+__all__ = ["decode", "encode"]
 
 _u32, _u64, _i64 = np.uint32, np.uint64, np.int64
 _LOWER = np.uint64(1 << 31)
@@ -77,6 +68,7 @@ def _put_groups(x, position, words, value):
         types.uint32[::1],
         types.uint64[::1],
     ),
+    inlined=(rans_plain,),
     boundscheck=False,
 )
 def encode(symbols, indexes, rows, divisors, words, state):
@@ -133,6 +125,7 @@ def _refill(x, position, words):
         types.int16[::1],
         types.uint64[::1],
     ),
+    inlined=(rans_plain,),
     boundscheck=False,
 )
 def decode(words, indexes, rows, intervals, starts, numbers, symbols, state):

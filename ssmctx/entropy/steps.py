@@ -95,7 +95,7 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
         state = context.begin(side)
     for index in range(order.num_steps):
         channels = order.channels(index)
-        positions = order.positions(index, (height, width))
+        positions = order.positions(index, (height, width), "cpu")
         indices = positions.flatten().nonzero().flatten()  # counted on the host, so that no GPU is waited for
         positions, indices = positions.to(side.device), indices.to(side.device)
         own_gain = None if gain is None else gain[:, channels]

@@ -1,4 +1,4 @@
-"""Drop-in layers on NCHW pictures."""
+"""Drop-in layers on NCHW images."""
 
 from ssmctx.layers.vss import SS2D, VSSBlock
 from ssmctx.layers.window_attention import WindowLocalAttention

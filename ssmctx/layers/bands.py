@@ -1,4 +1,4 @@
-"""Pictures made a band of rows at a time."""
+"""Images worked on a band of rows at a time."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["join_bands"]
 def join_bands(bands: Iterable[Sequence[Tensor]], height: int) -> list[Tensor]:
     """Put bands of rows together, from the first row to the last.
 
-    Without gradients each band goes to its place as it is made, so that no more than one band exists twice; the values
+    Without gradients each band is copied as soon as it is there, so that no more than one band exists twice; the values
     are the same.
 
     Args:
-        bands: for each band the rows (batch, rows, W, ...) of every tensor that is to be made.
+        bands: for each band the next rows (batch, rows, W, ...) of every tensor to join; tensors may differ in how many
+            rows a band adds.
         height: of the whole.
 
     Returns:
@@ -37,10 +38,10 @@ def join_bands(bands: Iterable[Sequence[Tensor]], height: int) -> list[Tensor]:
     if torch.is_grad_enabled():
         return [torch.cat(rows, dim=1) for rows in zip(*[parts, *walk], strict=True)]
     wholes = [x.new_empty(x.shape[0], height, *x.shape[2:]) for x in parts]
-    start = 0
+    starts = [0] * len(wholes)
     while parts:
-        stop = start + parts[0].shape[1]
-        for whole, rows in zip(wholes, parts, strict=True):
-            whole[:, start:stop] = rows
-        start, parts = stop, next(walk, ())
+        for i, rows in enumerate(parts):
+            wholes[i][:, starts[i] : starts[i] + rows.shape[1]] = rows
+            starts[i] += rows.shape[1]
+        parts = next(walk, ())
     return wholes

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 
 __all__ = ["CheckerboardConv2d", "checkerboard_taps"]
 
 
-def checkerboard_taps(kernel_size: int) -> Tensor:
+def checkerboard_taps(kernel_size: int, device: torch.device | str | None = None) -> Tensor:
     """Boolean (kernel_size, kernel_size): the taps at an odd distance, rows plus columns, from the centre.
 
     Examples:
@@ -20,7 +20,7 @@ def checkerboard_taps(kernel_size: int) -> Tensor:
         >>> checkerboard_taps(3).int().tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
-    tap = torch.arange(kernel_size)
+    tap = torch.arange(kernel_size, device=device)
     return (tap[:, None] + tap) % 2 == 1
 
 
@@ -53,17 +53,15 @@ class CheckerboardConv2d(nn.Conv2d):
         torch.Size([1, 8, 3, 7])
     """
 
-    taps: Tensor
-
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
         owner = "CheckerboardConv2d"
         check_positive(owner, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise ArgumentError(f"{owner}: kernel_size must be odd, got {kernel_size}")
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-        self.register_buffer("taps", checkerboard_taps(kernel_size), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution to x, (batch, in_channels, H, W)."""
-        check_picture("CheckerboardConv2d", x, self.in_channels)
-        return F.conv2d(x, self.weight.where(self.taps, 0), self.bias, padding=self.padding)
+        check_image("CheckerboardConv2d", x, self.in_channels)
+        taps = checkerboard_taps(self.kernel_size[0], x.device)
+        return F.conv2d(x, self.weight.where(taps, 0), self.bias, padding=self.padding)

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError, ShapeError
 
-__all__ = ["check_picture", "check_positive"]
+__all__ = ["check_image", "check_positive"]
 
 
-def check_picture(owner: str, x: Tensor, channels: int, name: str = "x") -> None:
+def check_image(owner: str, x: Tensor, channels: int, name: str = "x") -> None:
     """Raise ShapeError unless x is (batch, channels, H, W) with every size at least 1."""
     if x.dim() != 4 or x.shape[1] != channels or x.numel() == 0:
         raise ShapeError(

@@ -20,5 +20,5 @@ def drop_path(branch: Tensor, probability: float, training: bool) -> Tensor:
     """Stochastic depth: in training, zero the branch of some samples and scale up the others."""
     if not training or probability == 0:
         return branch
-    keep = torch.rand(len(branch), 1, 1, 1, device=branch.device) >= probability
+    keep = torch.rand(branch.shape[0], 1, 1, 1, device=branch.device) >= probability
     return branch * keep / (1 - probability)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import Tensor, nn
 
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.errors import ArgumentError
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.layers.window_attention import WindowLocalAttention
 from ssmctx.registry import blocks
@@ -13,22 +17,41 @@ __all__ = ["ConvBlock", "TransformerBlock", "foundation_block"]
 
 
 def foundation_block(
-    name: str, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto"
+    name: str, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto", **options: Any
 ) -> nn.Module:
     """A block by name: (batch, dim, H, W) to the same.
+
+    A block's signature says what it takes. `d_state` and `scan_backend` are settings of a whole codec, which blocks
+    without a scan have no use for; everything else has to be taken.
 
     Args:
         name: from `ssmctx.registry.blocks`.
         dim: channels.
-        d_state: states, of a VSS block.
+        d_state: states of blocks that scan.
         drop_path: probability that training drops the branch of a sample.
-        scan_backend: of a VSS block.
+        scan_backend: of blocks that scan.
+        options: what else the block takes.
 
     Raises:
         UnknownNameError: no such block.
+        ArgumentError: the block does not take an option, or no drop_path.
+
+    Examples:
+        >>> from ssmctx.layers.foundation import foundation_block
+        >>> foundation_block("transformer", 8, window_size=4).attention.window_size
+        4
     """
-    options = {"d_state": d_state, "scan_backend": scan_backend} if name == "vss" else {}
-    block: nn.Module = blocks.create(name, dim, drop_path=drop_path, **options)
+    parameters = inspect.signature(blocks.get(name)).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if drop_path:
+        options["drop_path"] = drop_path
+    unknown = [] if takes_all else [key for key in options if key not in parameters]
+    if unknown:
+        known = ", ".join(key for key in parameters if key != "self")
+        raise ArgumentError(f"block {name!r} does not take {', '.join(unknown)}; it takes {known}")
+    scans = {"d_state": d_state, "scan_backend": scan_backend}
+    options.update({key: value for key, value in scans.items() if takes_all or key in parameters})
+    block: nn.Module = blocks.create(name, dim, **options)
     return block
 
 
@@ -38,7 +61,7 @@ class ConvBlock(nn.Module):
     $$ x + \mathrm{Conv}(\mathrm{GELU}(\mathrm{Conv}(x))) $$
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         drop_path: probability that training drops the branch of a sample.
 
     Shape:
@@ -67,7 +90,7 @@ class ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (batch, dim, H, W)."""
-        check_picture("ConvBlock", x, self.dim)
+        check_image("ConvBlock", x, self.dim)
         return x + drop_path(self.branch(x), self.drop_path, self.training)
 
 
@@ -77,7 +100,7 @@ class TransformerBlock(nn.Module):
     $$ x' = \mathrm{WLA}(x), \quad x' + W_2\,\mathrm{GELU}(W_1\,\mathrm{LN}(x')) $$
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         window_size: side of a window, in positions.
         num_heads: heads; None makes them as wide as possible up to 32 channels.
         shift: moves the window grid by half a window.
@@ -92,7 +115,7 @@ class TransformerBlock(nn.Module):
 
     Source:
         Swin (Liu et al., 2021); the transformer of MambaIC's tables 3 and A2, which name no more than that. A shifted
-        grid whose border windows are padded and masked is the same sum as rolling the picture and masking what wrapped
+        grid whose border windows are padded and masked is the same sum as rolling the image and masking what wrapped
         round.
 
     Examples:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.foundation import TransformerBlock
 
 __all__ = ["GatedAttention", "ResidualUnit"]
@@ -22,7 +22,7 @@ class ResidualUnit(nn.Module):
     with 1x1, 3x3 and 1x1 kernels.
 
     Args:
-        dim: channels of the picture, at least 2.
+        dim: channels of the image, at least 2.
 
     Shape:
         (batch, dim, H, W) to the same.
@@ -67,7 +67,7 @@ class GatedAttention(nn.Module):
     window attention.
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         width: channels inside, a multiple of 16 (the width of a head).
         window_size: side of a window, in positions.
 
@@ -105,7 +105,7 @@ class GatedAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the attention to x, (batch, dim, H, W)."""
-        check_picture("GatedAttention", x, self.dim)
+        check_image("GatedAttention", x, self.dim)
         t = self.in_conv(x)
         y: Tensor = self.out_conv(self.trunk(t) * torch.sigmoid(self.gate(self.windows(t))) + t)
         return y

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["STRIDE", "analysis_transform", "pad_picture", "synthesis_transform"]
+__all__ = ["STRIDE", "analysis_transform", "pad_image", "synthesis_transform"]
 
 STRIDE = 16
 """Image pixels per latent cell, along each side."""
@@ -91,7 +91,7 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     )
 
 
-def pad_picture(x: Tensor) -> Tensor:
+def pad_image(x: Tensor) -> Tensor:
     """Repeat the last row and column of x (batch, 3, H, W) until both sides are multiples of 16."""
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")

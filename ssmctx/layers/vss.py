@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.layers.bands import join_bands
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.scan.backend import load
 from ssmctx.scan.directions import DIRECTIONS
@@ -20,16 +20,17 @@ __all__ = ["SS2D", "VSSBlock"]
 
 _DT_MIN, _DT_MAX = 1e-3, 1e-1
 
-_LARGE = {"cpu": 1 << 15}
-_BAND = {"cpu": 1 << 13}
-_ELSEWHERE = 1 << 17
+_LARGE = {"cpu": 1 << 15, "elsewhere": 1 << 17}
+_BAND = {"cpu": 1 << 18, "elsewhere": 1 << 24}
+_LEAST_ROWS = 4
 _GROUP = 128
-"""Pixels from which on a picture is walked in parts, so that what lies between two scans never exists whole; pixels of
-a band of rows; channels that are scanned at a time. Bands fit a CPU's caches, elsewhere they fill the device."""
+"""Pixels from which on an image is walked in parts, so that what lies between two scans never exists whole; elements of
+x in a band of rows, and the rows that it has at least; channels that are scanned at a time. Bands fit a CPU's caches,
+elsewhere they fill the device."""
 
 
 class SS2D(nn.Module):
-    r"""Selective scan of a picture in four directions, each with its own input-dependent dt, B and C.
+    r"""Selective scan of an image in four directions, each with its own input-dependent dt, B and C.
 
     $$ (\delta, B, C)_{k} = W^x_k u, \quad dt_k = \mathrm{softplus}(W^{dt}_k \delta_k + b_k), \quad
     v = \sum_k \mathrm{scan}_k(u, dt_k, A_k, B_k, C_k, D_k) $$
@@ -85,19 +86,32 @@ class SS2D(nn.Module):
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
         nn.init.ones_(self.D)
 
-    def forward(self, u: Tensor) -> Tensor:
-        """Scan u, (batch, H, W, d_inner)."""
-        return self._scan_channels(u, self._weights(u), slice(None))
+    def forward(self, u: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        """Scan u, (batch, H, W, d_inner).
 
-    def _weights(self, u: Tensor) -> tuple[Tensor, ...]:
-        """What u makes of itself: low-rank step sizes, B and C, each (batch, H, W, directions, c)."""
-        projected = F.linear(u, self.x_proj_weight.flatten(0, 1))
-        projected = projected.view(*u.shape[:-1], len(DIRECTIONS), -1)
-        return torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
+        u may come as a list of groups of channels. v then does too, and the list is emptied on the way, so that no more
+        than one group is there twice.
+        """
+        groups = list(torch.split(u, _groups(u) or u.shape[-1], dim=-1)) if isinstance(u, Tensor) else u
+        low_rank, B, C = join_bands(self._weights(groups), groups[0].shape[1])
+        v, first = [], 0
+        while groups:
+            channels = slice(first, first + groups[0].shape[-1])
+            v.append(self._scan_channels(groups.pop(0), low_rank, B, C, channels))
+            first = channels.stop
+        return v if isinstance(u, list) else _join_groups(v)
 
-    def _scan_channels(self, u: Tensor, weights: Sequence[Tensor], channels: slice) -> Tensor:
-        """Scan some channels, (batch, H, W, number of them), with the weights that all of them made."""
-        low_rank, B, C = weights
+    def _weights(self, groups: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        """Low-rank step sizes, B and C, each (batch, rows, W, directions, width of each), a band of rows at a time."""
+        rows = _bands(groups[0], self.D.shape[1])
+        # cut by split, whose gradient is put together once and not a band at a time
+        for band in zip(*(torch.split(u, rows, dim=1) for u in groups), strict=True):
+            projected = F.linear(_join_groups(band), self.x_proj_weight.flatten(0, 1))
+            projected = projected.view(*projected.shape[:-1], len(DIRECTIONS), -1)
+            yield torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
+
+    def _scan_channels(self, u: Tensor, low_rank: Tensor, B: Tensor, C: Tensor, channels: slice) -> Tensor:
+        """Scan some channels, (batch, H, W, number of them), with the weights that all of them have."""
         A_log = self.A_log[:, channels]
         A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
         D, dt_bias, dt_weight = (x[:, channels] for x in (self.D, self.dt_bias, self.dt_proj_weight))
@@ -112,7 +126,7 @@ class VSSBlock(nn.Module):
     x + W_{out}\,[\mathrm{LN}(\mathrm{SS2D}(\mathrm{SiLU}(\mathrm{DWConv}_{3\times 3}(u)))) \odot \mathrm{SiLU}(g)] $$
 
     Args:
-        dim: channels c of the picture.
+        dim: channels c of the image.
         d_state: states N per channel.
         expand: d_inner = expand * dim.
         drop_path: probability that training drops the branch of a sample (stochastic depth).
@@ -152,47 +166,61 @@ class VSSBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the block to x, (batch, dim, H, W)."""
-        check_picture("VSSBlock", x, self.dim)
+        check_image("VSSBlock", x, self.dim)
         pixels = x.permute(0, 2, 3, 1)
-        _, height, width, _ = pixels.shape
-        bands, groups = _walk(x.device.type, height, width, self.scan.D.shape[1])
-        *u, low_rank, B, C = join_bands(self._scan_inputs(pixels, bands, groups), height)
-        for i, channels in enumerate(groups):  # each in its u's place, so that no more than one is there twice
-            u[i] = self.scan._scan_channels(u[i], (low_rank, B, C), channels)
-        (y,) = join_bands(self._outputs(pixels, u, bands), height)
+        bands, height = _bands(pixels, self.dim), pixels.shape[1]
+        *u, gate = join_bands(self._inputs(pixels, bands), height)
+        v = self.scan(u if len(u) > 1 else u.pop())
+        (y,) = join_bands(self._outputs(pixels, [v] if isinstance(v, Tensor) else v, gate, bands), height)
         return y.permute(0, 3, 1, 2)
 
-    def _scan_inputs(self, pixels: Tensor, bands: Sequence[slice], groups: Sequence[slice]) -> Iterator[list[Tensor]]:
-        """u by groups of channels, and its weights, a band of rows at a time."""
-        weight = self.in_proj.weight.chunk(2)[0]
+    def _inputs(self, pixels: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:
+        """u, by groups of channels where it is large, and the gate before its SiLU, a band of rows at a time.
+
+        u follows a row behind the gate, for its convolution looks at the next row.
+        """
+        # a wrapped or watched scan gets u whole: more memory, the same bits
+        parts = _groups(pixels) if type(self.scan) is SS2D and not self.scan._forward_hooks else None
+        ahead = [bands[0] + 1, *bands[1:-1], bands[-1] - 1] if len(bands) > 1 else bands
         margin = None  # the last two rows before the convolution, which the next band needs
-        for band in bands:
-            first = band.start > 0
-            rows = F.linear(self.norm(pixels[:, band.start + first : band.stop + 1]), weight)
-            rows = rows if margin is None else torch.cat([margin, rows], dim=1)
-            margin = rows[:, -2:]
-            u = F.silu(self.conv(rows.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-            u = u[:, first : first + band.stop - band.start]
-            yield [*(u[..., channels] for channels in groups), *self.scan._weights(u)]
+        for rows, x in zip(bands, torch.split(pixels, ahead, dim=1), strict=True):
+            u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
+            first = 0 if margin is None else 1  # a number, which tracing can add
+            u = torch.cat([margin, u], dim=1) if margin is not None else u
+            margin = u[:, -2:]
+            u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))[:, first : first + rows]
+            yield [*(torch.split(u, parts, dim=-1) if parts else [u]), gate]
 
-    def _outputs(self, pixels: Tensor, v: Sequence[Tensor], bands: Sequence[slice]) -> Iterator[list[Tensor]]:
+    def _outputs(self, pixels: Tensor, v: Sequence[Tensor], gate: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:
         """What the block returns, a band of rows at a time."""
-        weight = self.in_proj.weight.chunk(2)[1]
-        scale = drop_path(pixels.new_ones(len(pixels), 1, 1, 1), self.drop_path, self.training)
-        for band in bands:
-            x = pixels[:, band]
-            gate = F.silu(F.linear(self.norm(x), weight))
-            rows = v[0][:, band] if len(v) == 1 else torch.cat([group[:, band] for group in v], dim=-1)
-            yield [x + self.out_proj(self.out_norm(rows) * gate) * scale]
+        scale = drop_path(pixels.new_ones(pixels.shape[0], 1, 1, 1), self.drop_path, self.training)
+        for x, g, *groups in zip(*(torch.split(t, bands, dim=1) for t in (pixels, gate, *v)), strict=True):
+            yield [x + self.out_proj(self.out_norm(_join_groups(groups)) * F.silu(g)) * scale]
 
 
-def _walk(device: str, height: int, width: int, channels: int) -> tuple[list[slice], list[slice]]:
-    """Bands of rows and groups of channels that a block works on at a time.
+def _is_large(x: Tensor) -> bool:
+    """Whether x, (batch, H, W, channels), is walked in parts.
 
-    Small pictures are one band and one group. A rule of shape and device alone: bands may change bits.
+    A rule of shape and device alone, for parts may change bits.
     """
-    if torch.compiler.is_compiling() or height * width <= _LARGE.get(device, _ELSEWHERE):
-        return [slice(0, height)], [slice(0, channels)]
-    rows = max(1, _BAND.get(device, _ELSEWHERE) // width)
-    bands = [slice(i, min(i + rows, height)) for i in range(0, height, rows)]
-    return bands, [slice(i, min(i + _GROUP, channels)) for i in range(0, channels, _GROUP)]
+    return not torch.compiler.is_compiling() and x.shape[1] * x.shape[2] > _limit(_LARGE, x)
+
+
+def _limit(limits: dict[str, int], x: Tensor) -> int:
+    return limits.get(x.device.type, limits["elsewhere"])
+
+
+def _bands(x: Tensor, channels: int) -> list[int]:
+    """Rows of each band that is worked on at a time; several bands have two rows or more each."""
+    height, width = x.shape[1:3]
+    count = height // max(_LEAST_ROWS, _limit(_BAND, x) // (width * channels)) if _is_large(x) else 1
+    return [height // count + (i < height % count) for i in range(count)] if count > 1 else [height]
+
+
+def _groups(x: Tensor) -> int | None:
+    """Channels that are scanned at a time; None for all."""
+    return _GROUP if _is_large(x) else None
+
+
+def _join_groups(groups: Sequence[Tensor]) -> Tensor:
+    return groups[0] if len(groups) == 1 else torch.cat(list(groups), dim=-1)

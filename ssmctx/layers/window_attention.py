@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ssmctx.errors import ArgumentError
-from ssmctx.layers.checks import check_picture, check_positive
+from ssmctx.errors import ArgumentError, ShapeError
+from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.windows import WindowGrid
 
 __all__ = ["WindowLocalAttention"]
@@ -23,10 +22,10 @@ class WindowLocalAttention(nn.Module):
     (q, k, v) = W\,\mathrm{LN}(x) $$
 
     inside each window; b is a table per head, indexed by the (row, column) offset from key to query. Windows at the
-    border are padded and the padding is masked out, so that a picture of any size attends to its own positions only.
+    border are padded and the padding is masked out, so that an image of any size attends to its own positions only.
 
     Args:
-        dim: channels of the picture.
+        dim: channels of the image.
         window_size: side of a window, in positions.
         num_heads: heads; None makes them as wide as possible up to 32 channels.
         shift: moves the window grid by half a window to the upper left.
@@ -65,43 +64,57 @@ class WindowLocalAttention(nn.Module):
         span = 2 * window_size - 1
         self.position_bias = nn.Parameter(torch.empty(num_heads, span, span))
         nn.init.trunc_normal_(self.position_bias, std=0.02)
-        row, column = torch.meshgrid(torch.arange(window_size), torch.arange(window_size), indexing="ij")
-        place = row.flatten() * span + column.flatten()
-        self.register_buffer("_offset", place[:, None] - place + (window_size - 1) * (span + 1), persistent=False)
-        self._offset: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the attention to x, (batch, dim, H, W)."""
-        check_picture("WindowLocalAttention", x, self.dim)
-        before = self.window_size // 2 if self.shift else 0
-        grid = WindowGrid(x.shape[2], x.shape[3], self.window_size, before)
-        return grid.join(self.attend(grid.split(x), grid.padded(x.device)))
+    def forward(
+        self, x: Tensor, windows: bool = False, padded: Tensor | None = None, indices: Tensor | None = None
+    ) -> Tensor:
+        """Apply the attention to an image, or to windows that are cut already; see `ssmctx.layers.windows`.
 
-    def attend(self, windows: Tensor, padded: Tensor | None, places: Tensor | None = None) -> Tensor:
-        """The attention at some places of each window; see `ssmctx.layers.windows`.
+        All tensors start with the batch, so that wrappers that share out a batch share these out alike.
 
         Args:
-            windows: tokens of each window.
-            padded: the places that are no positions of the picture, and get no attention; None where there is none.
-            places: the places to compute; None for all.
+            x: the image (batch, dim, H, W), or with `windows` the tokens (batch, windows, window_size^2, dim).
+            windows: whether x is cut into windows already; the other arguments are for windows only.
+            padded: boolean (batch or 1, windows, window_size^2), tokens that lie outside the image and get no
+                attention; None where there is none.
+            indices: int64 (batch or 1, n), the tokens of each window to compute, every row the same; None for all.
 
-        Shape:
-            windows (batch, windows, window_size^2, dim), padded (windows, window_size^2), places (n,) to (batch,
-            windows, n, dim).
+        Returns:
+            The image (batch, dim, H, W), or the tokens (batch, windows, n, dim).
         """
-        tokens, bias = self.norm(windows), self.position_bias.flatten(1)[:, self._offset]
-        queries = tokens
-        if places is not None:
-            windows, queries, bias = (x.index_select(-2, places) for x in (windows, tokens, bias))
-        (to_q, to_kv), (b_q, b_kv) = (
-            torch.split(p, [self.dim, 2 * self.dim]) for p in (self.qkv.weight, self.qkv.bias)
-        )
-        q = rearrange(F.linear(queries, to_q, b_q), "b w n (h d) -> b w h n d", h=self.num_heads)
-        k, v = rearrange(F.linear(tokens, to_kv, b_kv), "b w n (two h d) -> two b w h n d", two=2, h=self.num_heads)
+        if windows:
+            if x.dim() != 4 or x.shape[2:] != (self.window_size**2, self.dim):
+                raise ShapeError(
+                    f"WindowLocalAttention expects windows (batch, windows, {self.window_size**2}, {self.dim}), "
+                    f"got {tuple(x.shape)}"
+                )
+            return self._attend(x, padded, None if indices is None else indices[0])
+        if padded is not None or indices is not None:
+            raise ArgumentError("WindowLocalAttention takes padded and indices with windows=True only")
+        check_image("WindowLocalAttention", x, self.dim)
+        before = self.window_size // 2 if self.shift else 0
+        grid = WindowGrid(x.shape[2], x.shape[3], self.window_size, before)
+        outside = grid.padded(x.device)
+        return grid.join(self._attend(grid.split(x), None if outside is None else outside[None], None))
+
+    def _attend(self, windows: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
+        qkv = self.qkv(self.norm(windows))
+        q, k, v = rearrange(qkv, "b w n (three h d) -> three b w h n d", three=3, h=self.num_heads)
+        if indices is not None:
+            windows, q = windows.index_select(2, indices), q.index_select(3, indices)
         # not torch's fused attention: which kernel that takes, and so what it rounds, depends on the gradient mode
-        logits = (q * q.shape[-1] ** -0.5) @ k.mT + bias
+        logits = (q * q.shape[-1] ** -0.5) @ k.mT + self._bias(indices)
         if padded is not None:
             # every window holds at least one real position, so no row of the softmax is empty
-            logits = logits.masked_fill(padded[:, None, None, :], float("-inf"))
+            logits = logits.masked_fill(padded[:, :, None, None, :], float("-inf"))
         y: Tensor = self.proj(rearrange(logits.softmax(-1) @ v, "b w h n d -> b w n (h d)"))
         return windows + y
+
+    def _bias(self, indices: Tensor | None) -> Tensor:
+        """The bias of every query and key, (heads, n, window_size^2)."""
+        size, device = self.window_size, self.position_bias.device
+        span = 2 * size - 1
+        side = torch.arange(size, device=device)
+        keys = (side[:, None] * span + side).flatten()
+        queries = keys if indices is None else keys[indices]
+        return self.position_bias.flatten(1)[:, queries[:, None] - keys + (size - 1) * (span + 1)]

@@ -1,4 +1,4 @@
-"""Windows of a picture: cut it into them, put it together again, and which positions they hold."""
+"""Windows of an image: cut it into them, put it together again, and which positions they hold."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["WindowGrid"]
 
 @dataclass(frozen=True)
 class WindowGrid:
-    """A grid of square windows over a picture of some height and width; border windows are padded.
+    """A grid of square windows over an image of some height and width; border windows are padded.
 
     Args:
-        height: of the picture, in positions.
-        width: of the picture.
+        height: of the image, in positions.
+        width: of the image.
         size: side of a window.
         before: positions by which the first windows stick out above and to the left, less than `size`.
 
@@ -39,7 +39,9 @@ class WindowGrid:
     @property
     def _padding(self) -> tuple[int, int, int, int]:
         """Left, right, above, below."""
-        right, below = (-(side + self.before) % self.size for side in (self.width, self.height))
+        right, below = (
+            (self.size - (side + self.before) % self.size) % self.size for side in (self.width, self.height)
+        )
         return self.before, right, self.before, below
 
     def split(self, x: Tensor) -> Tensor:
@@ -48,18 +50,18 @@ class WindowGrid:
         tokens: Tensor = rearrange(x, "b (i r) (j c) d -> b (i j) (r c) d", r=self.size, c=self.size)
         return tokens
 
-    def join(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
-        """The inverse of `split`; `places` (n,) are those of a window that tokens holds, the others become zero."""
-        if places is not None:
+    def join(self, tokens: Tensor, indices: Tensor | None = None) -> Tensor:
+        """The inverse of `split`; `indices` (n,) are those of a window that tokens holds, the others become zero."""
+        if indices is not None:
             whole = tokens.new_zeros(*tokens.shape[:2], self.size**2, tokens.shape[3])
-            tokens = whole.index_copy(2, places, tokens)
+            tokens = whole.index_copy(2, indices, tokens)
         rows = (self.height + sum(self._padding[2:])) // self.size
         x = rearrange(tokens, "b (i j) (r c) d -> b d (i r) (j c)", i=rows, r=self.size, c=self.size)
-        picture: Tensor = x[..., self.before : self.before + self.height, self.before : self.before + self.width]
-        return picture
+        image: Tensor = x[..., self.before : self.before + self.height, self.before : self.before + self.width]
+        return image
 
     def padded(self, device: torch.device | str | None = None) -> Tensor | None:
-        """Boolean (windows, size^2): the places that lie outside the picture; None where there is none."""
+        """Boolean (windows, size^2): the tokens that lie outside the image; None where there is none."""
         if not any(self._padding):
             return None
         real = F.pad(torch.ones(1, 1, self.height, self.width, device=device), self._padding)

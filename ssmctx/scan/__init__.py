@@ -1,8 +1,8 @@
-"""The selective scan over pictures and sequences."""
+"""The selective scan over images and sequences."""
 
 from ssmctx.scan.backend import Backend, backends
 from ssmctx.scan.directions import DIRECTIONS
-from ssmctx.scan.pictures import cross_selective_scan
+from ssmctx.scan.images import cross_selective_scan
 from ssmctx.scan.sequence import selective_scan
 
 __all__ = ["DIRECTIONS", "Backend", "backends", "cross_selective_scan", "selective_scan"]

@@ -15,8 +15,6 @@ from ssmctx.registry import scan_backends
 
 __all__ = ["Backend", "backends", "load", "resolve"]
 
-_FASTEST = {"cpu": ("cpu", "torch"), "cuda": ("triton", "torch")}
-
 
 @dataclass(frozen=True)
 class Backend:
@@ -33,9 +31,14 @@ class Backend:
         forward: the scan.
         backward: its gradients, or None.
         devices: device types that it runs on; None for all.
-        dtypes: that it computes in; None for all of float32 and wider.
-        max_states: largest N.
+        dtypes: floating types that it computes in; None for all of float32 and wider.
+        max_states: largest number N of states; None for any.
         low_rank: whether it multiplies low-rank step sizes out itself, so that they never exist whole.
+        priority: "auto" takes the highest one that can take the scan, of equals the first by name, and never one of 0.
+            "torch" has 1, the kernels "cpu" and "triton" have 10.
+        auto_devices: device types that the priority holds for; None for all that it runs on.
+        differentiable: the same as `forward` in torch code that autograd differentiates any number of times and the
+            transforms of `torch.func` go through; None where `forward` is that (without `backward`) or there is none.
 
     Examples:
         >>> from ssmctx import registry
@@ -52,6 +55,9 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] | None = None
     max_states: int | None = None
     low_rank: bool = False
+    priority: int = 0
+    auto_devices: tuple[str, ...] | None = None
+    differentiable: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def refuses(self, device: torch.device, dtype: torch.dtype, states: int) -> str | None:
         """Why it cannot take such a scan; None when it can."""
@@ -80,7 +86,7 @@ def load(name: str) -> Backend:
 
 
 def resolve(name: str, device: torch.device, dtype: torch.dtype, states: int) -> Backend:
-    """The backend for a scan: the named one, or for "auto" the fastest that can take it.
+    """The backend for a scan: the named one, or for "auto" the one of highest priority that can take it.
 
     Raises:
         UnknownNameError: no such backend.
@@ -91,22 +97,36 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, states: int) ->
         if reason := backend.refuses(device, dtype, states):
             raise BackendUnavailableError(f"scan backend {name!r} cannot be used: {reason}; or choose 'auto'")
         return backend
-    return _fastest(device, dtype, states)
+    return _first(device, dtype, states, scan_backends.names())
 
 
 @functools.cache
-def _fastest(device: torch.device, dtype: torch.dtype, states: int) -> Backend:
+def _first(device: torch.device, dtype: torch.dtype, states: int, names: tuple[str, ...]) -> Backend:
     log = logging.getLogger("ssmctx")
-    for candidate in _FASTEST.get(device.type, ("torch",)):
-        backend = load(candidate)
+    for backend in _candidates(device.type, names):
         reason = backend.refuses(device, dtype, states)
         if reason is None:
-            log.info("scan on %s in %s: backend %r", device, dtype, candidate)
+            log.info("scan on %s in %s: backend %r", device, dtype, backend.name)
             return backend
         # without its kernel a GPU scans a hundred times slower: that deserves a warning, the rest does not
         level = logging.WARNING if device.type == "cuda" else logging.INFO
-        log.log(level, "scan on %s in %s: not backend %r, %s", device, dtype, candidate, reason)
+        log.log(level, "scan on %s in %s: not backend %r, %s", device, dtype, backend.name, reason)
     raise BackendUnavailableError(f"no scan backend can be used on {device} in {dtype}")
+
+
+def _candidates(device: str, names: tuple[str, ...]) -> list[Backend]:
+    """The backends that "auto" may take on a type of device, the first choice first."""
+    candidates = []
+    for name in names:
+        try:
+            backend = load(name)
+        except Exception as error:  # another package's: it must not stop those that never asked for it
+            logging.getLogger("ssmctx").warning("scan backend %r cannot be loaded: %r", name, error)
+            continue
+        wanted = backend.auto_devices or backend.devices
+        if backend.priority > 0 and (wanted is None or device in wanted):
+            candidates.append(backend)
+    return sorted(candidates, key=lambda backend: (-backend.priority, backend.name))
 
 
 def backends() -> None:
@@ -119,7 +139,14 @@ def backends() -> None:
         cpu        yes
         ...
     """
-    rows = [(name, load(name).unavailable()) for name in scan_backends.names()]
     print(f"{'name':10} available  why not")
-    for name, reason in rows:
+    for name in scan_backends.names():
+        reason = _why_not(name)
         print(f"{name:10} {'no' if reason else 'yes':9}  {reason or ''}".rstrip())
+
+
+def _why_not(name: str) -> str | None:
+    try:
+        return load(name).unavailable()
+    except Exception as error:  # another package's
+        return f"it cannot be loaded: {error!r}"

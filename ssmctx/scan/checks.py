@@ -7,11 +7,18 @@ from torch import Tensor
 
 from ssmctx.errors import ArgumentError, NonFiniteError
 
-__all__ = ["check_values"]
+__all__ = ["check_values", "under_transforms"]
+
+
+def under_transforms() -> bool:
+    """Whether a transform of `torch.func` (grad, vmap, jvp, ...) is running."""
+    return bool(torch._C._are_functorch_transforms_active())
 
 
 def check_values(A: Tensor, u: Tensor, **others: Tensor) -> None:
-    """Check that all tensors are real, on u's device and finite, and A negative; skipped while torch compiles.
+    """Check that all tensors are real, on u's device and finite, and A negative.
+
+    Values are not looked at while torch compiles or traces, and under the transforms of `torch.func`.
 
     Raises:
         ArgumentError: a tensor is on another device or of no floating type, or A has a value that is not negative.
@@ -22,7 +29,8 @@ def check_values(A: Tensor, u: Tensor, **others: Tensor) -> None:
             raise ArgumentError(f"{name} must be of a real floating type, got {x.dtype} of shape {tuple(x.shape)}")
         if x.device != u.device:
             raise ArgumentError(f"{name} must be on u's device {u.device}, got {x.device} of shape {tuple(x.shape)}")
-    if torch.compiler.is_compiling():
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or torch.compiler.is_compiling() or under_transforms():
         return
     for name, x in {"u": u, "A": A, **others}.items():
         if not bool(x.isfinite().all()):

@@ -21,7 +21,7 @@ from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
 from ssmctx.scan.inputs import ScanInputs
 
-__all__ = ["backend", "backward", "forward"]
+__all__ = ["backend", "backward", "differentiable", "forward"]
 
 _CHUNK_ELEMENTS = 1 << 18
 """State elements that one chunk may hold. A fixed rule: it must never depend on the machine."""
@@ -29,7 +29,7 @@ _CHUNK_ELEMENTS = 1 << 18
 
 def backend() -> Backend:
     """The `torch` backend."""
-    return Backend("torch", lambda: None, forward, backward)
+    return Backend("torch", lambda: None, forward, backward, priority=1, differentiable=differentiable)
 
 
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
@@ -85,8 +85,27 @@ def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...
     return du, draw_map, dA, dB_map, dC_map, dD, draw.sum((0, 2)), carry.transpose(0, 1).contiguous()
 
 
+def differentiable(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
+    """The same as `forward`, without overwriting anything and so with all states in memory.
+
+    Autograd differentiates it any number of times, and the transforms of `torch.func` go through it.
+    """
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
+    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
+    dt = _softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
+    x, dt, B, C = (to_sequences(t, order) for t in (u, dt, B, C))
+    decay = torch.exp(dt[..., None] * A[:, None])
+    driven = (dt * x)[..., None] * B[..., None, :]
+    h, states = h0.transpose(0, 1), []
+    for a, b in zip(decay.unbind(0), driven.unbind(0), strict=True):
+        h = torch.addcmul(b, a, h)
+        states.append(h)
+    v = (torch.stack(states) * C[..., None, :]).sum(-1)
+    return from_sequences(v, order, u.shape[1], u.shape[2]) + D.sum(0) * u, h.transpose(0, 1).contiguous()
+
+
 def _softplus(x: Tensor) -> Tensor:
-    return F.logsigmoid(-x).neg_()
+    return -F.logsigmoid(-x)
 
 
 def _to_maps(sequences: Tensor, order: Tensor, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The four ways to walk over a picture, as pixel numbers."""
+"""The four ways to walk over an image, as pixel numbers."""
 
 from __future__ import annotations
 

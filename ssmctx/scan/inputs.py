@@ -13,20 +13,16 @@ class ScanInputs(NamedTuple):
     """Eight contiguous tensors of one dtype, float32 or wider, on one device, and how to scan.
 
     Attributes:
-        u: input.
-        dt_raw: step sizes, before bias and softplus.
-        A: decay rates, negative.
-        B: input weights.
-        C: output weights.
-        D: skip weights.
-        dt_bias: added to dt_raw.
-        h0: the states before each direction's first pixel.
+        u: input, (batch, H, W, d).
+        dt_raw: step sizes before bias and softplus, (batch, H, W, K, d).
+        A: decay rates, negative, (K, d, N).
+        B: input weights, (batch, H, W, K, N).
+        C: output weights, (batch, H, W, K, N).
+        D: skip weights, (K, d).
+        dt_bias: added to dt_raw, (K, d).
+        h0: states before each direction's first pixel, (batch, K, d, N).
         directions: from `ssmctx.scan.DIRECTIONS`; their number is K.
         softplus: whether dt_raw + dt_bias goes through softplus.
-
-    Shape:
-        u (batch, H, W, d); dt_raw (batch, H, W, K, d); A (K, d, N); B and C (batch, H, W, K, N); D and dt_bias (K, d);
-        h0 (batch, K, d, N).
     """
 
     u: Tensor

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ssmctx.errors import BackendUnavailableError
-from ssmctx.scan.backend import Backend, resolve
+from ssmctx.errors import BackendUnavailableError, ShapeError
+from ssmctx.scan.backend import Backend, load, resolve
+from ssmctx.scan.checks import under_transforms
 from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["scan"]
@@ -28,18 +29,61 @@ def _backend(arguments: Sequence[Any]) -> Backend:
 
 
 def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """What the backend's functions take."""
+    """What the backend's functions take; kernels read and write where the shapes say, so these are checked here."""
     *tensors, directions, softplus, _, dt_weight = arguments
-    inputs = ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
-    if dt_weight is None:
-        return (inputs,)
-    if backend.low_rank:
-        return inputs, dt_weight.contiguous()
-    return (inputs._replace(dt_raw=_multiplied_out(inputs.dt_raw, dt_weight)),)
+    u, dt_raw, A, B, C, D, dt_bias, h0 = (tuple(x.shape) for x in tensors)
+    (batch, height, width, channels), count, states = u, len(directions.split()), A[-1]
+    steps = channels if dt_weight is None else dt_weight.shape[-1]
+    expected = {
+        "dt_raw": (dt_raw, (batch, height, width, count, steps)),
+        "A": (A, (count, channels, states)),
+        "B": (B, (batch, height, width, count, states)),
+        "C": (C, (batch, height, width, count, states)),
+        "D": (D, (count, channels)),
+        "dt_bias": (dt_bias, (count, channels)),
+        "h0": (h0, (batch, count, channels, states)),
+        "dt_weight": (() if dt_weight is None else tuple(dt_weight.shape), () if dt_weight is None else (*D, steps)),
+    }
+    for name, (shape, wanted) in expected.items():
+        if shape != wanted:
+            raise ShapeError(f"the scan operator's {name} must be {wanted} for u {u}, got {shape}")
+    if dt_weight is not None and backend.low_rank:
+        return _contiguous(tensors, directions, softplus), dt_weight.contiguous()
+    return (_multiplied(arguments),)
 
 
-def _multiplied_out(low: Tensor, dt_weight: Tensor) -> Tensor:
-    return torch.einsum("bhwkr,kdr->bhwkd", low, dt_weight).contiguous()
+def _contiguous(tensors: Sequence[Tensor], directions: str, softplus: bool) -> ScanInputs:
+    return ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
+
+
+def _multiplied(arguments: Sequence[Any]) -> ScanInputs:
+    """With whole step sizes."""
+    u, dt_raw, *tensors, directions, softplus, _, dt_weight = arguments
+    if dt_weight is not None:
+        dt_raw = torch.einsum("bhwkr,kdr->bhwkd", dt_raw.contiguous(), dt_weight)
+    return _contiguous([u, dt_raw, *tensors], directions, softplus)
+
+
+def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor, Tensor]] | None:
+    """Torch code to call in place of the operator: a backend's without gradients of its own, and what transforms need.
+
+    Raises:
+        BackendUnavailableError: a transform of `torch.func` is running, and the named backend cannot go through it.
+    """
+    name = arguments[-2]
+    if name == "auto" and not under_transforms():
+        return None
+    backend = load("torch") if name == "auto" else _backend(arguments)
+    if backend.backward is None:
+        return backend.forward
+    if not under_transforms():
+        return None
+    if backend.differentiable is None:
+        raise BackendUnavailableError(
+            f"scan backend {name!r} cannot be used under the transforms of torch.func (grad, vmap, ...); "
+            "choose 'auto' or 'torch'"
+        )
+    return backend.differentiable
 
 
 @torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
@@ -88,18 +132,49 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
     *tensors, dt_weight = ctx.saved_tensors
-    u, low, *_, h0 = tensors
+    u, dt_raw, *_, h0 = tensors
     dv = torch.zeros_like(u) if dv is None else dv
     dlast = torch.zeros_like(h0) if dlast is None else dlast
     du, dsteps, *others = _scan_backward(dv, dlast, *tensors, *ctx.options, dt_weight)
     dlow, dweight = dsteps, None
     if dt_weight is not None:
         dlow = torch.einsum("bhwkd,kdr->bhwkr", dsteps, dt_weight)
-        dweight = torch.einsum("bhwkd,bhwkr->kdr", dsteps, low)
+        dweight = torch.einsum("bhwkd,bhwkr->kdr", dsteps, dt_raw)
     return du, dlow, *others, None, None, None, dweight
 
 
+def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    tensors = 2 + _TENSORS
+    ctx.save_for_backward(*inputs[:tensors], inputs[-1])
+    ctx.options = inputs[tensors:-1]
+
+
+def _second_gradients(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of `_scan_backward`: those of the scan in torch code, differentiated by autograd once more."""
+    name = ctx.options[-1]
+    dv, dlast, *tensors, dt_weight = (None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors)
+    backend = _backend([*tensors, *ctx.options, dt_weight])
+    if backend.differentiable is None:
+        raise BackendUnavailableError(
+            f"scan backend {backend.name!r} has no second derivatives (asked for as {name!r}); choose 'torch'"
+        )
+    if torch.is_grad_enabled():
+        raise BackendUnavailableError(
+            f"scan backend {backend.name!r} has no third derivatives; choose 'reference', or torch.func.grad"
+        )
+    leaves = [dv, dlast, *tensors, *([] if dt_weight is None else [dt_weight])]
+    with torch.enable_grad():
+        inputs = _multiplied([*tensors, *ctx.options, dt_weight])
+        differentiated: Any = inputs[:_TENSORS]
+        first = torch.autograd.grad(backend.differentiable(inputs), differentiated, (dv, dlast), create_graph=True)
+        asked = [(x, weight) for x, weight in zip(first, weights, strict=True) if weight is not None]
+        second = torch.autograd.grad([x for x, _ in asked], leaves, [w for _, w in asked], allow_unused=True)
+    of_tensors = second[: 2 + _TENSORS]
+    return *of_tensors, None, None, None, None if dt_weight is None else second[-1]
+
+
 _scan.register_autograd(_gradients, setup_context=_keep)
+_scan_backward.register_autograd(_second_gradients, setup_context=_keep_all)
 for _device in ("cpu", "cuda"):
     _scan.register_autocast(_device, torch.float32)
 
@@ -124,14 +199,12 @@ def scan(
     """
     work = torch.promote_types(u.dtype, torch.float32)
     if h0 is None:
-        h0 = u.new_zeros(len(u), *A.shape)
+        h0 = u.new_zeros(u.shape[0], *A.shape)  # not len(u), which traces and exports keep as a constant
     tensors = [x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0)]
     dt_weight = None if dt_weight is None else dt_weight.to(work)
-    if backend != "auto" and not torch.compiler.is_compiling():
-        chosen = resolve(backend, u.device, work, A.shape[-1])
-        if chosen.backward is None:
-            arguments = [*tensors, " ".join(directions), softplus, backend, dt_weight]
-            with torch.autocast(u.device.type, enabled=False):
-                return chosen.forward(*_inputs(chosen, arguments))
-    v, last = _scan(*tensors, " ".join(directions), softplus, backend, dt_weight)
+    arguments = [*tensors, " ".join(directions), softplus, backend, dt_weight]
+    if not torch.compiler.is_compiling() and (run := _torch_code(arguments)):
+        with torch.autocast(u.device.type, enabled=False):
+            return run(_multiplied(arguments))
+    v, last = _scan(*arguments)
     return v, last

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Literal, overload
 
 import torch
@@ -13,6 +15,9 @@ from ssmctx.scan.checks import check_values
 from ssmctx.scan.operator import scan
 
 __all__ = ["selective_scan"]
+
+_CHANNELS = 64
+"""Channels that are scanned in one call where B or C is fixed: their states take N times a channel's memory."""
 
 
 @overload
@@ -69,25 +74,22 @@ def selective_scan(
     $$ h_l = e^{\Delta_l A} h_{l-1} + \Delta_l B_l u_l, \qquad out_l = (C_l \cdot h_l + D u_l)\,\mathrm{SiLU}(z_l) $$
 
     Args:
-        u: input.
-        delta: step sizes, before bias and softplus.
-        A: decay rates, real and negative.
-        B: input weights, fixed or per position.
-        C: output weights, fixed or per position.
-        D: skip weights.
-        z: gate.
-        delta_bias: added to delta.
+        u: input, (batch, d, L).
+        delta: step sizes before bias and softplus, (batch, d, L).
+        A: decay rates, real and negative, (d, N).
+        B: input weights: fixed (d, N), per position (batch, N, L), or per position and group (batch, groups, N, L), of
+            which group g serves the d / groups channels from g * d / groups on.
+        C: output weights, in any of B's forms, its own number of groups included.
+        D: skip weights, (d,); None is zero.
+        z: gate, (batch, d, L); None is no gate.
+        delta_bias: added to delta, (d,); None is zero.
         delta_softplus: whether the sum goes through softplus.
         return_last_state: also return the state after the last position.
-        initial_state: state before the first position; None is zero.
+        initial_state: state before the first position, (batch, d, N); None is zero.
         backend: a name from `ssmctx.registry.scan_backends`, or "auto".
 
-    Shape:
-        u, delta, z (batch, d, L); A (d, N); B and C (d, N), (batch, N, L) or (batch, groups, N, L), of which group g
-        serves the channels g * d / groups and on; D, delta_bias (d); states (batch, d, N).
-
     Returns:
-        (batch, d, L) in u's dtype and, if asked for, the last state, float32 or wider.
+        (batch, d, L) in u's dtype and, if asked for, the last state (batch, d, N), float32 or wider.
 
     Raises:
         ShapeError: an argument's shape does not fit the others.
@@ -124,43 +126,105 @@ def selective_scan(
         if tuple(tensor.shape) != shape:
             raise ShapeError(f"{name} must be {shape} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
     check_values(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, initial_state=h0)
-    B, C = (_grouped(name, x, u, states) for name, x in (("B", B), ("C", C)))
-    groups = max(B.shape[1], C.shape[1])
-    outputs, lasts = [], []
+    _check_weights("B", B, u, states)
+    _check_weights("C", C, u, states)
+    scan_all = _scan_with_fixed if B.dim() == 2 or C.dim() == 2 else _scan_by_groups
+    parts = scan_all(u, delta, A, B, C, D, delta_bias, h0, delta_softplus, backend)
+    out, last = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))
+    if z is not None:
+        out = out * F.silu(z)
+    out = out.to(u.dtype)
+    return (out, last) if return_last_state else out
+
+
+def _check_weights(name: str, x: Tensor, u: Tensor, states: int) -> None:
+    batch, channels, length = u.shape
+    groups = x.shape[1] if x.dim() == 4 else 1
+    forms = {2: (channels, states), 3: (batch, states, length), 4: (batch, groups, states, length)}
+    if tuple(x.shape) != forms.get(x.dim()) or groups == 0 or channels % groups:
+        raise ShapeError(
+            f"{name} must be ({channels}, {states}), ({batch}, {states}, {length}) or "
+            f"({batch}, groups, {states}, {length}) with groups that divide {channels}, got {tuple(x.shape)}"
+        )
+
+
+def _scan_by_groups(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    h0: Tensor,
+    softplus: bool,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Outputs (batch, part of d, L) and last states, a call for the channels that share a group of B and one of C."""
+    B, C = (x[:, None] if x.dim() == 3 else x for x in (B, C))
+    channels, groups = u.shape[1], math.lcm(B.shape[1], C.shape[1])
     for g in range(groups):
         part = slice(g * channels // groups, (g + 1) * channels // groups)
         v, last = scan(
             u[:, part].mT[:, None],
             delta[:, part].mT[:, None, :, None],
             A[None, part],
-            B[:, g % B.shape[1]].mT[:, None, :, None],
-            C[:, g % C.shape[1]].mT[:, None, :, None],
+            B[:, g * B.shape[1] // groups].mT[:, None, :, None],
+            C[:, g * C.shape[1] // groups].mT[:, None, :, None],
             D[None, part],
             delta_bias[None, part],
             h0[:, None, part],
             ("row",),
-            delta_softplus,
+            softplus,
             backend,
         )
-        outputs.append(v[:, 0].mT)
-        lasts.append(last[:, 0])
-    out = torch.cat(outputs, dim=1)
-    if z is not None:
-        out = out * F.silu(z)
-    out = out.to(u.dtype)
-    return (out, torch.cat(lasts, dim=1)) if return_last_state else out
+        yield v[:, 0].mT, last[:, 0]
 
 
-def _grouped(name: str, x: Tensor, u: Tensor, states: int) -> Tensor:
-    """Weights as (batch, groups, N, L)."""
-    batch, channels, length = u.shape
-    if tuple(x.shape) == (channels, states):  # fixed: a group per channel
-        return x[None, :, :, None].expand(batch, -1, -1, length)
-    if tuple(x.shape) == (batch, states, length):
-        return x[:, None]
-    if x.dim() == 4 and channels % x.shape[1] == 0 and (batch, x.shape[1], states, length) == tuple(x.shape):
-        return x
-    raise ShapeError(
-        f"{name} must be ({channels}, {states}), ({batch}, {states}, {length}) or "
-        f"({batch}, groups, {states}, {length}) with groups that divide {channels}, got {tuple(x.shape)}"
-    )
+def _scan_with_fixed(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    delta_bias: Tensor,
+    h0: Tensor,
+    softplus: bool,
+    backend: str,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same where B or C is fixed, so that no two channels share them, which the operator's channels do.
+
+    A call scans each state of some channels as a channel of its own, driven by B u; C and D are applied afterwards.
+    """
+    channels, states = A.shape
+    work = torch.promote_types(u.dtype, torch.float32)
+    u, B, C, D = (x.to(work) for x in (u, B, C, D))
+    B, C = (_per_channel(x, channels) for x in (B, C))
+    one = u.new_ones(u.shape[0], 1, u.shape[2], 1, 1)
+    for first in range(0, channels, _CHANNELS):
+        part = slice(first, first + _CHANNELS)
+        drive = u[:, part, None] * B[:, part]
+        h, last = scan(
+            drive.flatten(1, 2).mT[:, None],
+            delta[:, part, None].expand(drive.shape).flatten(1, 2).mT[:, None, :, None],
+            A[part].reshape(1, -1, 1),
+            one,
+            one,
+            u.new_zeros(1, drive.shape[1] * states),
+            delta_bias[part].repeat_interleave(states)[None],
+            h0[:, part].reshape(u.shape[0], 1, -1, 1),
+            ("row",),
+            softplus,
+            backend,
+        )
+        h = h[:, 0].mT.reshape(drive.shape)
+        yield (h * C[:, part]).sum(2) + D[part, None] * u[:, part], last[:, 0].reshape(u.shape[0], -1, states)
+
+
+def _per_channel(x: Tensor, channels: int) -> Tensor:
+    """Weights of any form so that they broadcast with (batch, d, N, L)."""
+    if x.dim() == 2:
+        return x[None, :, :, None]
+    x = x[:, None] if x.dim() == 3 else x
+    return x.repeat_interleave(channels // x.shape[1], dim=1)

@@ -1,13 +1,14 @@
-"""`classical`: JPEG, WebP and AVIF on a folder of pictures."""
+"""`classical`: JPEG, WebP and AVIF on a folder of images."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from mambaic.commands.outputs import keep
 from mambaic.commands.types import count, scale
 
-NAME, HELP = "classical", "measure JPEG, WebP and AVIF, by Pillow, on a folder of pictures"
+NAME, HELP = "classical", "measure JPEG, WebP and AVIF, by Pillow, on a folder of images"
 EXAMPLES = """examples:
   mambaic_full.py classical --data kodak/ --out classical/
   mambaic_full.py plot ours.json classical/*.json --published vtm --out rd.png
@@ -18,11 +19,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
+    add("--data", type=Path, required=True, help="folder of images, searched at any depth")
     add("--out", type=Path, required=True, help="folder for jpeg.json, webp.json, avif.json, in CompressAI's layout")
+    add("--overwrite", action="store_true", help="replace results that are there")
     add("--codecs", nargs="+", default=["jpeg", "webp", "avif"], help="which of jpeg, webp and avif")
-    add("--jobs", type=count, default=1, help="processes that share the pictures")
-    add("--scale", type=scale, default=1.0, help="make the pictures smaller by this factor first")
+    add("--jobs", type=count, default=1, help="processes that share the images")
+    add("--scale", type=scale, default=1.0, help="make the images smaller by this factor first")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from mambaic.classical import measure
     from mambaic.curves import LABELS, Curve, write_curve
 
+    keep([options.out / f"{codec}.json" for codec in options.codecs], options.overwrite, "move them")
     for codec in options.codecs:
         content = measure(codec, options.data, options.jobs, options.scale)
         write_curve(options.out / f"{codec}.json", content)

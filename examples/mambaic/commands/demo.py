@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mambaic.commands.outputs import keep
 from mambaic.commands.types import count, positive
 
 NAME = "demo"
 HELP = (
-    "code a photograph with the checkpoint that comes along, decode it in a fresh process, compare with JPEG and others"
+    "code a photograph with the checkpoint of this example, decode it in a fresh process, compare with JPEG and others"
 )
 
 
@@ -21,13 +22,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--train", action="store_true", help="first train tiny on other photographs, and code with that")
     parser.add_argument("--minutes", type=positive, default=5.0, help="with --train: how long")
     parser.add_argument("--steps", type=count, default=None, help="with --train: this many steps at most")
+    parser.add_argument("--overwrite", action="store_true", help="with --train: replace a checkpoint that is there")
 
 
 def run(options: argparse.Namespace) -> None:
     """Run it."""
+    from mambaic.checkpoint import beside, training_path
     from mambaic.demo import CHECKPOINT, demo, train_tiny
 
     checkpoint = options.checkpoint or CHECKPOINT
     if options.train:
+        trained = options.out / "tiny.pt"
+        made = [trained, training_path(trained), beside(trained, ".csv")]
+        keep(made, options.overwrite, f"code with it by --checkpoint {trained}")
         checkpoint = train_tiny(options.out, options.minutes, options.steps)
     demo(options.out, checkpoint)

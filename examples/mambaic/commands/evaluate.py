@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.outputs import check_outputs, tell
+from mambaic.commands.outputs import check_outputs, keep, tell
 from mambaic.commands.types import count, scale
 
-NAME, HELP = "eval", "code and decode a folder of pictures through real files"
+NAME, HELP = "eval", "code and decode a folder of images through real files"
 EXAMPLES = """examples:
-  one picture after the other, all cores on each, for times that mean something
+  one image after the other, all cores on each, for times that mean something
     mambaic_full.py eval --data kodak/ --checkpoint l1.pt l2.pt l3.pt l4.pt --json ours.json
   rates and qualities as fast as eight cores go
     mambaic_full.py eval --data clic/ --checkpoint l1.pt --jobs 8
@@ -23,13 +23,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
+    add("--data", type=Path, required=True, help="folder of images, searched at any depth")
     add("--checkpoint", type=Path, nargs="+", required=True, help="what `train` wrote; several make one curve")
     add("--json", type=Path, default=None, help="write all figures to this file, in CompressAI's layout")
+    add("--overwrite", action="store_true", help="replace a --json that is there")
     add("--name", default=None, help="of the curve; default the codec's preset and variant")
     add("--device", default="cpu", help="where the networks run, as torch names it")
-    add("--jobs", type=count, default=1, help="processes of one thread each that share the pictures; 1 uses all cores")
-    add("--scale", type=scale, default=1.0, help="make the pictures smaller by this factor first")
+    add("--jobs", type=count, default=1, help="processes of one thread each that share the images; 1 uses all cores")
+    add("--scale", type=scale, default=1.0, help="make the images smaller by this factor first")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -40,6 +41,8 @@ def run(options: argparse.Namespace) -> None:
     from mambaic.results import table
 
     check_outputs({"--json": options.json}, options.checkpoint)
+    if options.json is not None:
+        keep([options.json], options.overwrite, "move it")
     where = {"device": options.device, "jobs": options.jobs, "scale": options.scale}
     content = evaluate(options.checkpoint, options.data, options.name, **where)
     for point, name in enumerate(content["meta"]["checkpoints"]):

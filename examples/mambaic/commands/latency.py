@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.notes import note_different_pictures
+from mambaic.commands.notes import check_same_images
 from mambaic.commands.outputs import check_outputs
 
 NAME, HELP = "latency", "table of encode and decode times beside BD-rates (the paper's table 1), in Markdown"
@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("curves", nargs="+", help="JSON files of `eval`, `classical` or CompressAI, or names of published curves")
     add("--anchor", default=None, help="also print BD-rates against this curve; a dash where there is none")
     add("--metric", default="psnr", help="of the BD-rate: psnr or ms-ssim")
+    add("--force", action="store_true", help="print BD-rates of curves of different images all the same")
     add("--out", type=Path, default=None, help="also write the table to this file")
 
 
@@ -33,9 +34,9 @@ def run(options: argparse.Namespace) -> None:
     check_outputs({"--out": options.out}, [options.anchor, *options.curves])
     anchor = None if options.anchor is None else read_curve(options.anchor)
     curves = [read_curve(source) for source in options.curves]
-    table = latency_table(curves, anchor, options.metric)
     if anchor is not None:
-        note_different_pictures([anchor, *curves])
+        check_same_images(curves, anchor, options.force)
+    table = latency_table(curves, anchor, options.metric)
     print(table)
     if options.out is not None:
         write_whole(options.out, (table + "\n").encode(errors="backslashreplace"))

@@ -41,6 +41,27 @@ def _same_file(path: Path, other: Path) -> bool:
         return os.path.normcase(os.path.realpath(path)) == os.path.normcase(os.path.realpath(other))
 
 
+def keep(paths: Iterable[Path], overwrite: bool, instead: str) -> None:
+    """Refuse to replace what took long to make.
+
+    Args:
+        paths: what the command would write.
+        overwrite: whether the user asked for it.
+        instead: what else the user can do.
+
+    Raises:
+        ArgumentError: one of the files is there.
+    """
+    from ssmctx.errors import ArgumentError
+
+    there = [str(path) for path in paths if path.is_file()]
+    if there and not overwrite:
+        raise ArgumentError(
+            f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already and would be replaced: {instead}, "
+            "choose another name, or give --overwrite"
+        )
+
+
 def tell(text: str, target: Path | None) -> None:
     """Print a line; on stderr if the data went to stdout."""
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from mambaic.commands.notes import check_same_images
 from mambaic.commands.outputs import check_outputs
 from mambaic.commands.types import png
 
@@ -23,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("curves", nargs="+", help="JSON files or published names, one for each codec and size; same names are joined")
     add("--anchor", nargs="+", required=True, help="the codec to compare with, a file or name for each size")
     add("--out", type=png, required=True, help="PNG file to write")
+    add("--force", action="store_true", help="compare curves of different images all the same")
     add("--metric", default="psnr", help="psnr or ms-ssim, both in dB")
 
 
@@ -33,6 +35,10 @@ def run(options: argparse.Namespace) -> None:
 
     check_outputs({"--out": options.out}, [*options.curves, *options.anchor])
     curves, anchors = ([read_curve(source) for source in sources] for sources in (options.curves, options.anchor))
+    by_size = {anchor.meta.get("pixels"): anchor for anchor in anchors}
+    for curve in curves:
+        if curve.meta.get("pixels") in by_size:  # whether there is one at all is seen to below
+            check_same_images([curve], by_size[curve.meta.get("pixels")], options.force)
     plot_sizes(curves, anchors, options.metric, options.out)
     for name, points in bd_rates_by_size(curves, anchors, options.metric).items():
         print(f"{name:24}" + "  ".join(f"{pixels / 1e6:.2f} MP {percent:+.2f} %" for pixels, percent in points))

@@ -1,4 +1,4 @@
-"""`train`: a codec, or one for each of several lambdas, from a folder of pictures."""
+"""`train`: a codec, or one for each of several lambdas, from a folder of images."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import math
 from pathlib import Path
 
+from mambaic.commands.outputs import check_outputs, keep
 from mambaic.commands.types import count, positive, whole
 
-NAME, HELP = "train", "train a codec on a folder of pictures"
+NAME, HELP = "train", "train a codec on a folder of images"
 EXAMPLES = """examples:
   on a laptop, ten minutes
     mambaic_full.py train --data photos/ --out tiny.pt --lr 1e-3 --schedule cosine --minutes 10
@@ -19,10 +20,10 @@ EXAMPLES = """examples:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags, whose names are the fields of `TrainingPlan`, but for --quality and --chain."""
+    """Add the flags, whose names are the fields of `TrainingPlan`, but for --quality, --chain and --overwrite."""
     parser.epilog = EXAMPLES
     add = parser.add_argument_group("what to train").add_argument
-    add("--data", type=Path, required=True, help="folder of pictures, searched at any depth")
+    add("--data", type=Path, required=True, help="folder of images, searched at any depth")
     add("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write; of several, their common beginning")
     add("--preset", default="tiny", help="size of the codec: tiny, small or full (the paper's)")
     add("--variant", default="mambaic", help="what the codec is made of; an unknown name lists them all")
@@ -44,11 +45,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--chain", action="store_true", help="of several, start each from the weights of the one before")
 
-    add = parser.add_argument_group("how long").add_argument
-    add("--epochs", type=count, default=250, help="passes over the pictures")
+    group = parser.add_argument_group("how long")
+    add, add_one = group.add_argument, group.add_mutually_exclusive_group().add_argument
+    add("--epochs", type=count, default=250, help="passes over the images")
     add("--steps", type=count, help="optimiser steps, instead of --epochs")
     add("--minutes", type=positive, default=math.inf, help="end after this long at the latest, resumes included")
-    add("--resume", action="store_true", help="go on from where --out was left, or begin if there is nothing")
+    add_one("--resume", action="store_true", help="go on from where --out was left, or begin if there is nothing")
+    add_one("--overwrite", action="store_true", help="replace a checkpoint that is there; its files no longer decode")
     add("--checkpoint-minutes", type=positive, default=5.0, help="write the checkpoint this often")
 
     add = parser.add_argument_group("optimisation").add_argument
@@ -68,8 +71,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("machine").add_argument
     add("--precision", help="no, bf16 or fp16 (default: as launched, else no)")
     add("--cpu", action="store_true", help="leave a GPU alone")
-    add("--workers", type=whole, help="processes that load pictures (default: 0 on a CPU, up to 8 a GPU)")
-    add("--cache-mb", type=whole, default=1024, help="memory for decoded pictures, in each process")
+    add("--workers", type=whole, help="processes that load images (default: 0 on a CPU, up to 8 a GPU)")
+    add("--cache-mb", type=whole, default=1024, help="memory for decoded images, in each process")
     add("--logdir", type=Path, help="folder for TensorBoard")
 
 
@@ -77,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     """Train, and say where the checkpoints are."""
     from accelerate import PartialState
 
-    from mambaic.checkpoint import beside
+    from mambaic.checkpoint import beside, training_path
     from mambaic.plan import TrainingPlan, lambda_of
     from mambaic.train import train
 
@@ -87,9 +90,17 @@ def run(options: argparse.Namespace) -> None:
         wanted = {f"-q{quality}.pt": lambda_of(quality, options.metric) for quality in qualities}
     else:
         wanted = {f"-{lmbda:g}.pt": lmbda for lmbda in lmbdas or [TrainingPlan.lmbda]}
+    paths = {ending: out if len(wanted) == 1 else beside(out, ending) for ending in wanted}
+    overwrite = fields.pop("overwrite")
+    for path in paths.values():
+        check_outputs({"--out": path}, [])
+        if not options.resume:
+            keep([path, training_path(path), beside(path, ".csv")], overwrite, "go on from there with --resume")
+        elif not training_path(path).is_file():
+            keep([path], overwrite, f"bring {training_path(path)}, without which --resume begins anew")
     before = None
     for ending, lmbda in wanted.items():
-        path = out if len(wanted) == 1 else beside(out, ending)
+        path = paths[ending]
         history = train(TrainingPlan(out=path, lmbda=lmbda, start=before if chain else None, **fields))
         if PartialState().is_main_process:
             print(f"wrote {path} after {len(history)} steps")

@@ -6,7 +6,7 @@ same with the gradient's recurrence, which runs the other way, and recomputes th
 
 Sums over directions are launches in order into the same output; sums over channels and chunks are partial sums, which
 torch adds up. There are no atomics, so results are bit-identical from run to run. Chunk lengths and tiles decide how
-sums are grouped, hence bits: they are fixed functions of one picture's shape (not of the batch nor the device, and
+sums are grouped, hence bits: they are fixed functions of one image's shape (not of the batch nor the device, and
 never autotuned), because a codec's encoder and decoder must agree.
 """
 
@@ -41,7 +41,7 @@ _GROUP = 4
 """Steps whose loads are issued together, and in backward the states kept in registers; see `_steps`."""
 
 _SCRATCH = 1 << 27
-"""Elements of backward's scratch, which pictures of a batch share; a single picture may need more."""
+"""Elements of backward's scratch, which images of a batch share; a single image may need more."""
 
 _DIRECTIONS_A_LAUNCH = 15
 """Two bits each in one int32."""
@@ -50,7 +50,14 @@ _DIRECTIONS_A_LAUNCH = 15
 def backend() -> Backend:
     """The `triton` backend."""
     devices = ("cuda", "cpu") if _interpreted() else ("cuda",)
-    return Backend("triton", unavailable, forward, backward, devices=devices, dtypes=(torch.float32,), max_states=64)
+    return Backend(
+        *("triton", unavailable, forward, backward),
+        devices=devices,
+        dtypes=(torch.float32,),
+        max_states=64,
+        priority=10,
+        auto_devices=("cuda",),
+    )
 
 
 def unavailable() -> str | None:
@@ -73,7 +80,7 @@ def _interpreted() -> bool:
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
-    from ssmctx.scan import triton_kernels as kernels
+    from ssmctx.scan.triton import kernels
 
     u, dt_raw, A, B, C, D, dt_bias, h0 = (_aligned(x) for x in (u, dt_raw, A, B, C, D, dt_bias, h0))
     batch, height, width, d = u.shape
@@ -95,14 +102,14 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
-    from ssmctx.scan import triton_kernels as kernels
+    from ssmctx.scan.triton import kernels
 
     dv, dh_last, u, dt_raw, A, B, C, D = (_aligned(x) for x in (dv, dh_last, u, dt_raw, A, B, C, D))
     dt_bias, h0 = _aligned(dt_bias), _aligned(h0)
     batch, height, width, d = u.shape
     chunk, N = _BACKWARD_CHUNK, A.shape[2]
     shape, tile = (d, N, len(directions)), _tile_for(N, d, _BACKWARD_TILE, 8)
-    programs = _tiles(d, tile) * _ceil(height * width, chunk)  # for one picture
+    programs = _tiles(d, tile) * _ceil(height * width, chunk)  # for one image
     scratch = programs * (chunk // _GROUP) * math.prod(tile)
     together = max(1, min(batch, _SCRATCH // scratch))
     du, ddt_raw, dB, dC, dh0 = (torch.empty_like(x) for x in (u, dt_raw, B, C, h0))
@@ -139,7 +146,7 @@ def _chunk_ends(
     adjoint: tuple[Tensor, ...] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What each chunk adds to a state of zero, (batch, K, chunks, N, d), and its sum of dt, (batch, K, chunks, d)."""
-    from ssmctx.scan import triton_kernels as kernels
+    from ssmctx.scan.triton import kernels
 
     u, A = inputs[0], inputs[2]
     batch, height, width, _ = u.shape
@@ -161,7 +168,7 @@ def _chunk_ends(
 
 def _carry(A: Tensor, h: Tensor, dt_sum: Tensor, first: Tensor, last: Tensor, reverse: bool = False) -> None:
     """Turn h, of `_chunk_ends`, into the state before each chunk; in reverse r into the gradient after each chunk."""
-    from ssmctx.scan import triton_kernels as kernels
+    from ssmctx.scan.triton import kernels
 
     batch, K, chunks, N, d = h.shape
     kernels.carry_kernel[(_ceil(N * d, 32) * K * batch,)](

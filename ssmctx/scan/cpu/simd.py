@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["WIDTH", "Array", "Builder", "Vector", "exp2", "maximum", "sigmoid", "softplus", "vectors"]
+__all__ = ["WIDTH", "Array", "Builder", "Variable", "Vector", "exp2", "maximum", "sigmoid", "softplus", "vectors"]
 
 WIDTH = 16
 """Lanes of a vector."""
@@ -223,23 +223,26 @@ class Variable:
 def vectors(write: Callable[..., None]) -> Any:
     """Make of write(builder, *arguments) a function that numba kernels can call.
 
-    Arrays, float32 and C-ordered, arrive as `Array`, whole numbers as IR indices.
+    Arrays, float32 and C-ordered, arrive as `Array`, named tuples of them as such tuples of `Array`s, whole numbers as
+    IR indices.
     """
+
+    def unpacked(context: Any, ir_builder: Any, kind: Any, value: Any) -> Any:
+        if isinstance(kind, (types.NamedTuple, types.NamedUniTuple)):
+            fields = zip(kind, cgutils.unpack_tuple(ir_builder, value), strict=True)
+            return kind.instance_class(*(unpacked(context, ir_builder, *field) for field in fields))
+        if isinstance(kind, types.Array):
+            return Array(ir_builder, context.make_array(kind)(context, ir_builder, value))
+        return value
 
     def typed(typing_context: Any, *arguments: Any) -> Any:
         def generate(context: Any, ir_builder: Any, signature: Any, values: Sequence[Any]) -> Any:
-            write(
-                Builder(ir_builder),
-                *(
-                    Array(ir_builder, context.make_array(kind)(context, ir_builder, value))
-                    if isinstance(kind, types.Array)
-                    else value
-                    for kind, value in zip(signature.args, values, strict=True)
-                ),
-            )
+            arguments = zip(signature.args, values, strict=True)
+            write(Builder(ir_builder), *(unpacked(context, ir_builder, *argument) for argument in arguments))
             return context.get_dummy_value()
 
-        return types.void(*(a if isinstance(a, types.Array) else types.int64 for a in arguments)), generate
+        whole = (types.Integer, types.Boolean)
+        return types.void(*(types.int64 if isinstance(a, whole) else a for a in arguments)), generate
 
     typed.__name__, typed.__doc__ = write.__name__, write.__doc__
     typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]  # numba looks the arguments up there

@@ -1,4 +1,4 @@
-"""The selective scan of pictures along several directions: the front, which checks arguments."""
+"""The selective scan of images along several directions: the front, which checks arguments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cross_selective_scan(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Selective scan of a picture along several directions, added up at each pixel (the core of SS2D).
+    r"""Selective scan of an image along several directions, added up at each pixel (the core of SS2D).
 
     $$ dt = \mathrm{softplus}(dt_{raw} + dt_{bias}), \quad h_l = e^{dt_l A} h_{l-1} + dt_l B_l u_l, \quad
     v_l = C_l \cdot h_l + D u_l $$
@@ -35,18 +35,15 @@ def cross_selective_scan(
     the directions.
 
     Args:
-        u: input.
-        dt_raw: step sizes before bias and softplus.
-        A: decay rates, all negative.
-        B: input weights.
-        C: output weights.
-        D: skip weights.
-        dt_bias: bias of the step sizes.
+        u: input, (batch, H, W, d).
+        dt_raw: step sizes before bias and softplus, (batch, H, W, K, d).
+        A: decay rates, all negative, (K, d, N).
+        B: input weights, (batch, H, W, K, N).
+        C: output weights, (batch, H, W, K, N).
+        D: skip weights, (K, d).
+        dt_bias: bias of the step sizes, (K, d).
         directions: which ways to walk, from `DIRECTIONS`; their number is K.
         backend: a name from `ssmctx.registry.scan_backends`, or "auto".
-
-    Shape:
-        u (batch, H, W, d); dt_raw (batch, H, W, K, d); A (K, d, N); B and C (batch, H, W, K, N); D and dt_bias (K, d).
 
     Returns:
         (batch, H, W, d), in u's dtype. States and exponentials are float32 or wider whatever the inputs are.
@@ -85,17 +82,17 @@ def _check(
         raise ShapeError(f"u must be (batch, H, W, d) with every size at least 1, got {tuple(u.shape)}")
     if A.dim() != 3:
         raise ShapeError(f"A must be (directions, d, N), got {tuple(A.shape)}")
-    *place, channels = u.shape
+    batch, height, width, channels = u.shape
     count, states = len(directions), A.shape[-1]
     expected = {
-        "dt_raw": (dt_raw, (*place, count, channels)),
+        "dt_raw": (dt_raw, (batch, height, width, count, channels)),
         "A": (A, (count, channels, states)),
-        "B": (B, (*place, count, states)),
-        "C": (C, (*place, count, states)),
+        "B": (B, (batch, height, width, count, states)),
+        "C": (C, (batch, height, width, count, states)),
         "D": (D, (count, channels)),
         "dt_bias": (dt_bias, (count, channels)),
     }
     for name, (tensor, shape) in expected.items():
         if tuple(tensor.shape) != shape:
-            given = f"u {tuple(u.shape)}, {count} directions, {states} states"
-            raise ShapeError(f"{name} must be {shape} with {given}; got {tuple(tensor.shape)}")
+            sizes = f"u {tuple(u.shape)}, {count} directions, {states} states"
+            raise ShapeError(f"{name} must be {shape} with {sizes}; got {tuple(tensor.shape)}")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
+from ssmctx import jit
 from ssmctx.scan.backend import Backend
-from ssmctx.scan.cpu_sizes import LANES, MAX_STATES
+from ssmctx.scan.cpu.arrays import Gradients, Inputs
+from ssmctx.scan.cpu.sizes import LANES, MAX_STATES
+from ssmctx.scan.cpu.threads import share_out
 from ssmctx.scan.inputs import ScanInputs
-from ssmctx.scan.threads import share_out
 
 __all__ = ["backend", "backward", "forward"]
 
@@ -23,31 +24,25 @@ _LARGE = 1 << 22
 def backend() -> Backend:
     """The `cpu` backend."""
     return Backend(
-        *("cpu", unavailable, forward, backward),
+        *("cpu", jit.unavailable, forward, backward),
         devices=("cpu",),
         dtypes=(torch.float32,),
         max_states=MAX_STATES,
         low_rank=True,
+        priority=10,
     )
-
-
-def unavailable() -> str | None:
-    """Why the backend cannot run here; None when it can."""
-    return None if find_spec("numba") else "numba is not installed: pip install numba"
 
 
 def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
-    u, h0, directions, softplus = inputs.u, inputs.h0, inputs.directions, inputs.softplus
-    from ssmctx.scan import cpu_kernels as kernels
+    from ssmctx.scan.cpu import kernels
 
-    parts, blocks = _split(u, directions)
-    v = u.new_empty(parts, *u.shape)
-    last = torch.empty_like(h0)
-    arrays = _arrays(inputs, dt_weight)
-    outputs = (_maps(v, u[0, ..., 0].numel()), last.numpy())
+    u, softplus = inputs.u, inputs.softplus
+    parts, blocks = _split(u, inputs.directions)
+    v, last = u.new_empty(parts, *u.shape), torch.empty_like(inputs.h0)
+    arrays, outputs = _arrays(inputs, dt_weight), (_maps(v, u[0, ..., 0].numel()), last.numpy())
     share_out(
-        lambda first, stride: kernels.scan_forward(*arrays, softplus, parts, first, stride, *outputs),
+        lambda first, stride: kernels.scan_forward(arrays, softplus, parts, first, stride, *outputs),
         parts * len(u) * blocks,
     )
     return _add_up(v), last
@@ -55,9 +50,9 @@ def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor
 
 def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
-    u, _, A, B, C, D, _, h0, directions, softplus = inputs
-    from ssmctx.scan import cpu_kernels as kernels
+    from ssmctx.scan.cpu import kernels
 
+    u, _, A, B, C, D, _, h0, directions, softplus = inputs
     parts, blocks = _split(u, directions)
     batch, (count, channels, states) = len(u), A.shape
     du, draw = u.new_empty(parts, *u.shape), u.new_empty(*u.shape[:3], *D.shape)
@@ -65,11 +60,19 @@ def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | 
     dB, dC = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape)
     dD, dbias, dh0 = u.new_empty(batch, *D.shape), u.new_empty(batch, *D.shape), torch.empty_like(h0)
     length = u[0, ..., 0].numel()
-    arrays = (_maps(dv, length), dlast.numpy(), *_arrays(inputs, dt_weight))
-    weights = (_maps(x, length, count) for x in (dB, dC))
-    outputs = (_maps(du, length), _maps(draw, length, count), dA.numpy(), *weights, dD.numpy(), dbias.numpy())
+    arrays, incoming = _arrays(inputs, dt_weight), (_maps(dv, length), dlast.numpy())
+    gradients = Gradients(
+        u=_maps(du, length),
+        raw=_maps(draw, length, count),
+        A=dA.numpy(),
+        B=_maps(dB, length, count),
+        C=_maps(dC, length, count),
+        D=dD.numpy(),
+        dt_bias=dbias.numpy(),
+        h0=dh0.numpy(),
+    )
     share_out(
-        lambda first, stride: kernels.scan_backward(*arrays, softplus, parts, first, stride, *outputs, dh0.numpy()),
+        lambda first, stride: kernels.scan_backward(*incoming, arrays, softplus, parts, first, stride, gradients),
         parts * batch * blocks,
     )
     return _add_up(du), draw, dA.sum(0).mT.contiguous(), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0
@@ -79,7 +82,7 @@ def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
     """Parts that the output is made in, and blocks of channels.
 
     With few blocks each direction is a task of its own, so that there is something to share out; the parts are then
-    added up in the order in which one task would have added them, so that this changes no bit. Large pictures, whose
+    added up in the order in which one task would have added them, so that this changes no bit. Large images, whose
     parts take memory, are split only where threads would stand idle.
     """
     blocks = -(-u.shape[-1] // LANES)
@@ -100,7 +103,7 @@ def _maps(x: Tensor, length: int, count: int = 1) -> object:
     return x.view(-1, length, count, x.shape[-1]).numpy()
 
 
-def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> tuple[object, ...]:
+def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> Inputs:
     """The kernels' inputs: pixels flat, A in units of ln 2 with channels last, directions as walks."""
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, _ = inputs
     import numpy as np
@@ -113,10 +116,19 @@ def _arrays(inputs: ScanInputs, dt_weight: Tensor | None) -> tuple[object, ...]:
         "row-reversed": (last, width, -1, -width),
         "column-reversed": (last, height, -width, -1),
     }
-    A2 = (A / math.log(2)).mT.contiguous().numpy()
-    walk = np.array([walks[name] for name in directions], dtype=np.int64)
-    pixels, raw, into, out = (_maps(x, last + 1, x.shape[3] if x.dim() == 5 else 1) for x in (u, dt_raw, B, C))
-    # without a product of step sizes, one of rank 0
-    weight = (u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight).mT.contiguous()
-    fixed = (D.numpy(), dt_bias.numpy(), h0.numpy(), walk)
-    return pixels, raw, weight.numpy(), A2, into, out, *fixed
+    # without a product of step sizes, one of rank 0; parameters are copied, for numpy() would forbid for good to resize
+    # their storage, as FSDP does
+    weight = u.new_empty(*D.shape, 0) if dt_weight is None else dt_weight
+    weight = weight.mT.clone(memory_format=torch.contiguous_format)
+    return Inputs(
+        u=_maps(u, last + 1),
+        raw=_maps(dt_raw, last + 1, len(directions)),
+        dt_weight=weight.numpy(),
+        A=(A / math.log(2)).mT.contiguous().numpy(),
+        B=_maps(B, last + 1, len(directions)),
+        C=_maps(C, last + 1, len(directions)),
+        D=D.clone().numpy(),
+        dt_bias=dt_bias.clone().numpy(),
+        h0=h0.numpy(),
+        walks=np.array([walks[name] for name in directions], dtype=np.int64),
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
@@ -47,8 +48,12 @@ def share_out(kernel: Callable[[int, int], object], tasks: int) -> None:
 
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ssmctx")
-    others = [_pool.submit(work) for _ in range(threads - 1)]
+    others: list[Future[None]] = []
     try:
+        # after the main thread has ended Python starts no more work on a pool: whoever is there does all the shares
+        with suppress(RuntimeError):
+            for _ in range(threads - 1):
+                others.append(_pool.submit(work))
         work()
     finally:
         for other in others:

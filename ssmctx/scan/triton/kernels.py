@@ -1,4 +1,4 @@
-"""Triton kernels of the scan; `ssmctx.scan.triton` says how they work together. Importing this needs triton."""
+"""Triton kernels of the scan; `ssmctx.scan.triton.launch` says how they work together. Importing this needs triton."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _before(i, stop):
 
 @triton.jit
 def _program(chunks, count, SHAPE: tl.constexpr, TILE: tl.constexpr):
-    """Channel tile, direction, chunk and picture of this program."""
+    """Channel tile, direction, chunk and image of this program."""
     tiles: tl.constexpr = (SHAPE[0] + TILE[1] * TILE[3] - 1) // (TILE[1] * TILE[3])
     rest = tl.program_id(0) // tiles
     return tl.program_id(0) % tiles, rest % count, rest // count % chunks, rest // count // chunks
@@ -79,7 +79,7 @@ def _walk(code, j, H, W):
 
 @triton.jit
 def _inputs(u, dt, B, C, v, pixel, k, SHAPE: tl.constexpr):
-    """Pointers to direction k of the picture that begins with that pixel."""
+    """Pointers to direction k of the image that begins with that pixel."""
     at = pixel * SHAPE[2] + k
     return u + pixel * SHAPE[0], dt + at * SHAPE[0], B + at * SHAPE[1], C + at * SHAPE[1], v + pixel * SHAPE[0]
 
@@ -230,7 +230,7 @@ def backward_kernel(
     """Gradients of each chunk of direction k, from the state before it (h) and the gradient after it (r).
 
     ddt_raw takes the place of dt, being the same memory, and the chunk's part of dA that of h. dB and dC are a
-    channel tile's parts, of count pictures from `item` on. kept is room for the state before each group.
+    channel tile's parts, of count images from `item` on. kept is room for the state before each group.
     """
     d: tl.constexpr = SHAPE[0]
     N: tl.constexpr = SHAPE[1]

@@ -1,0 +1,1 @@
+"""The `cpu` backend: numba kernels of the scan, shared out over threads."""

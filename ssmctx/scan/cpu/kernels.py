@@ -1,0 +1,210 @@
+"""Numba kernels of the CPU scan: channels on the SIMD lanes, one block of channels at a time.
+
+Every kernel handles the tasks first, first + stride, ... of one scan; a task is one block of channels of one image.
+Tasks share nothing that they write, so that results do not depend on how many threads share them out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ssmctx.jit import kernel
+from ssmctx.scan.cpu import arrays, simd, sizes, tiles
+from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk, Part
+from ssmctx.scan.cpu.simd import WIDTH
+from ssmctx.scan.cpu.sizes import CHUNK, LANES, TILE
+from ssmctx.scan.cpu.tiles import (
+    add,
+    advance,
+    advance_and_emit,
+    close,
+    fetch,
+    plain_steps,
+    project,
+    put,
+    retrace,
+    soft_steps,
+)
+
+__all__ = ["scan_backward", "scan_forward"]
+
+_INLINE: dict[str, Any] = {"inline": "always"}
+_KERNEL: dict[str, Any] = {
+    "inlined": (arrays, sizes, tiles, simd),
+    "error_model": "numpy",
+    "boundscheck": False,
+}
+
+
+@njit(**_INLINE)
+def _pixel(walk, position):
+    """The pixel at a position of a direction; walk is (start, length of a line, step in it, step between lines)."""
+    start, line, step, jump = walk
+    return start + (position // line) * jump + (position % line) * step
+
+
+@njit(**_INLINE)
+def _rows(count, width):
+    return np.zeros((count, width), np.float32)
+
+
+@njit(**_INLINE)
+def _new_block(padded, rank):
+    return Block(_rows(padded, LANES), _rows(1, LANES), _rows(1, LANES), _rows(rank, LANES))
+
+
+@njit(**_INLINE)
+def _new_chunk(padded, rank):
+    x, raw, dt, dtx = _rows(CHUNK, LANES), _rows(CHUNK, LANES), _rows(CHUNK, LANES), _rows(CHUNK, LANES)
+    pixels, low_rank = np.zeros(CHUNK, np.int64), _rows(CHUNK, rank)
+    return Chunk(pixels, x, low_rank, raw, dt, dtx, _rows(CHUNK, padded), _rows(CHUNK, padded))
+
+
+@njit(**_INLINE)
+def _new_gradients(padded):
+    dv, dt, dtx = _rows(CHUNK, LANES), _rows(CHUNK, LANES), _rows(CHUNK, LANES)
+    dh, dA, dB, dC = _rows(padded, LANES), _rows(padded, LANES), _rows(CHUNK, padded), _rows(CHUNK, padded)
+    trail = np.zeros((CHUNK + 1, 2 * TILE, WIDTH), np.float32)
+    sums = np.zeros((CHUNK, 2 * TILE, WIDTH), np.float32)
+    return GradientChunk(dv, dh, dA, _rows(1, LANES), _rows(1, LANES), dt, dtx, dB, dC, trail, sums)
+
+
+# arrays are handed over whole, with the indices of the row that is meant: a view of each would have to be counted
+
+
+@njit(**_INLINE)
+def _read(inputs, part, block, chunk, begin, size, softplus):
+    """Everything that does not depend on a state, for a chunk of positions from `begin` on."""
+    for t in range(size):
+        chunk.pixels[t] = _pixel(inputs.walks[part.k], begin + t)
+    fetch(inputs.u, part.b, 0, part.c0, chunk.pixels, chunk.x, size, part.width)
+    rank = block.dt_weight.shape[0]
+    if rank > 0:
+        fetch(inputs.raw, part.b, part.k, 0, chunk.pixels, chunk.low_rank, size, rank)
+        project(block, chunk, size, part.lanes)
+    else:
+        fetch(inputs.raw, part.b, part.k, part.c0, chunk.pixels, chunk.raw, size, part.width)
+    if softplus:
+        soft_steps(block, chunk, size, part.lanes)
+    else:
+        plain_steps(block, chunk, size, part.lanes)
+
+
+@njit(**_INLINE)
+def _parameters(inputs, part, block):
+    """A block's share of what is fixed along a direction."""
+    k, c0 = part.k, part.c0
+    for r in range(part.width):
+        block.dt_bias[0, r] = inputs.dt_bias[k, np.uintp(c0 + r)]
+        block.D[0, r] = inputs.D[k, np.uintp(c0 + r)]
+    for n in range(inputs.A.shape[1]):
+        for r in range(part.width):
+            block.A[n, r] = inputs.A[k, n, np.uintp(c0 + r)]
+    for j in range(inputs.dt_weight.shape[1]):
+        for r in range(part.width):
+            block.dt_weight[j, r] = inputs.dt_weight[k, j, np.uintp(c0 + r)]
+
+
+@kernel(**_KERNEL)
+def scan_forward(inputs, softplus, parts, first, stride, v, last):
+    """Scan some tasks; writes their part of v (parts * batch, L, 1, d) and of last (batch, K, d, N).
+
+    With as many parts as directions, each direction is a task of its own and writes its own part; with one part, the
+    directions of a task add up in it. The order of additions, and so every bit, is the same.
+    """
+    batch, length, _, channels = inputs.u.shape
+    directions, states, _ = inputs.A.shape
+    padded, rank = (states + TILE - 1) // TILE * TILE, inputs.dt_weight.shape[1]
+    blocks = (channels + LANES - 1) // LANES
+    block, chunk = _new_block(padded, rank), _new_chunk(padded, rank)
+    h, y = _rows(padded, LANES), _rows(CHUNK, LANES)
+    for task in range(first, parts * batch * blocks, stride):
+        share, b, c0 = task // (batch * blocks), task // blocks % batch, task % blocks * LANES
+        width = min(LANES, channels - c0)
+        lanes = (width + WIDTH - 1) // WIDTH * WIDTH
+        for k in range(share if parts > 1 else 0, share + 1 if parts > 1 else directions):
+            part = Part(b, k, c0, width, lanes)
+            # lanes past the width hold left-overs of other tasks: finite, and never stored
+            _parameters(inputs, part, block)
+            for n in range(states):
+                for r in range(width):
+                    h[n, r] = inputs.h0[b, k, np.uintp(c0 + r), n]
+            for begin in range(0, length, CHUNK):
+                size = min(CHUNK, length - begin)
+                _read(inputs, part, block, chunk, begin, size, softplus)
+                fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, size, states)
+                fetch(inputs.C, b, k, 0, chunk.pixels, chunk.C, size, states)
+                for t in range(size):
+                    for r in range(LANES):
+                        y[t, r] = block.D[0, r] * chunk.x[t, r]
+                advance_and_emit(h, block, chunk, y, size, lanes)
+                if k == 0 or parts > 1:
+                    put(y, v, share * batch + b, 0, c0, chunk.pixels, size, width)
+                else:
+                    add(y, v, b, 0, c0, chunk.pixels, size, width)
+            for n in range(states):
+                for r in range(width):
+                    last[b, k, np.uintp(c0 + r), n] = h[n, r]
+
+
+@kernel(**_KERNEL)
+def scan_backward(dv, dlast, inputs, softplus, parts, first, stride, gradients):
+    """Gradients of some tasks of `scan_forward`.
+
+    Keeps the states at the start of each chunk of positions and recomputes those within.
+    """
+    batch, length, _, channels = inputs.u.shape
+    directions, states, _ = inputs.A.shape
+    padded, rank = (states + TILE - 1) // TILE * TILE, inputs.dt_weight.shape[1]
+    blocks = (channels + LANES - 1) // LANES
+    chunks = (length + CHUNK - 1) // CHUNK
+    starts = np.zeros((chunks, padded, LANES), np.float32)
+    block, chunk, grad = _new_block(padded, rank), _new_chunk(padded, rank), _new_gradients(padded)
+    h = _rows(padded, LANES)
+    for task in range(first, parts * batch * blocks, stride):
+        share, b, own = task // (batch * blocks), task // blocks % batch, task % blocks
+        c0 = own * LANES
+        width = min(LANES, channels - c0)
+        lanes = (width + WIDTH - 1) // WIDTH * WIDTH
+        for k in range(share if parts > 1 else 0, share + 1 if parts > 1 else directions):
+            part = Part(b, k, c0, width, lanes)
+            # lanes past the width have u = dv = 0 and h = dh = 0: they add nothing to dB and dC
+            chunk.x[:], chunk.raw[:], h[:] = 0, 0, 0
+            grad.v[:], grad.h[:], grad.A[:], grad.D[:], grad.dt_bias[:] = 0, 0, 0, 0, 0
+            _parameters(inputs, part, block)
+            for n in range(states):
+                for r in range(width):
+                    h[n, r] = inputs.h0[b, k, np.uintp(c0 + r), n]
+                    grad.h[n, r] = dlast[b, k, np.uintp(c0 + r), n]
+            starts[0] = h
+            for i in range(chunks - 1):  # to the start of the last chunk, keeping the state at each start
+                _read(inputs, part, block, chunk, i * CHUNK, CHUNK, softplus)
+                fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, CHUNK, states)
+                advance(h, block, chunk, CHUNK, lanes)
+                starts[i + 1] = h
+            for i in range(chunks - 1, -1, -1):  # and back again
+                size = min(CHUNK, length - i * CHUNK)
+                _read(inputs, part, block, chunk, i * CHUNK, size, softplus)
+                fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, size, states)
+                fetch(inputs.C, b, k, 0, chunk.pixels, chunk.C, size, states)
+                fetch(dv, b, 0, c0, chunk.pixels, grad.v, size, width)
+                h[:], grad.dt[:], grad.dtx[:] = starts[i], 0, 0
+                retrace(h, block, chunk, grad, size, lanes)
+                close(block, chunk, grad, softplus, size, lanes)
+                put(grad.B, gradients.B, own * batch + b, k, 0, chunk.pixels, size, states)
+                put(grad.C, gradients.C, own * batch + b, k, 0, chunk.pixels, size, states)
+                put(grad.dt, gradients.raw, b, k, c0, chunk.pixels, size, width)
+                if k == 0 or parts > 1:
+                    put(grad.dtx, gradients.u, share * batch + b, 0, c0, chunk.pixels, size, width)
+                else:
+                    add(grad.dtx, gradients.u, b, 0, c0, chunk.pixels, size, width)
+            for r in range(width):
+                gradients.D[b, k, np.uintp(c0 + r)] = grad.D[0, r]
+                gradients.dt_bias[b, k, np.uintp(c0 + r)] = grad.dt_bias[0, r]
+            for n in range(states):
+                for r in range(width):
+                    gradients.A[b, k, n, np.uintp(c0 + r)] = grad.A[n, r]
+                    gradients.h0[b, k, np.uintp(c0 + r), n] = grad.h[n, r]

@@ -1,0 +1,210 @@
+"""Inner loops of the CPU scan, written as vectors: what happens to a chunk of positions of one block of channels.
+
+Arrays have a row of `LANES` channels for each position (x, dt, ...) or state (h, A, ...), of which the first `lanes`, a
+multiple of 16, count; B and C have a row of states for each position, filled up with zeros to a multiple of `TILE`.
+Rows of positions from `size` on hold left-overs and are never stored. `Block` and the other packs of arrays hold
+`Array`s here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk
+from ssmctx.scan.cpu.simd import WIDTH, Array, Builder, Variable, Vector, exp2, sigmoid, softplus, vectors
+from ssmctx.scan.cpu.sizes import TILE
+
+__all__ = [
+    "add",
+    "advance",
+    "advance_and_emit",
+    "close",
+    "fetch",
+    "plain_steps",
+    "project",
+    "put",
+    "retrace",
+    "soft_steps",
+]
+
+_LN2 = 0.6931471805599453
+
+
+@vectors
+def fetch(
+    b: Builder, source: Array, i: Any, k: Any, c0: Any, pixels: Array, rows: Array, size: Any, width: Any
+) -> None:
+    """rows[t] = source[i, pixels[t], k, c0 : c0 + width]."""
+    with b.loop(size) as t:
+        p, whole = pixels.get(t), b.whole_vectors(width)
+        with b.loop(whole, WIDTH) as r:
+            rows[t, r] = source[i, p, k, b.ir.add(c0, r)]
+        with b.loop(width, start=whole) as r:
+            rows.put(source.get(i, p, k, b.ir.add(c0, r)), t, r)
+
+
+@vectors
+def put(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels: Array, size: Any, width: Any) -> None:
+    """target[i, pixels[t], k, c0 : c0 + width] = rows[t]."""
+    with b.loop(size) as t:
+        p, whole = pixels.get(t), b.whole_vectors(width)
+        with b.loop(whole, WIDTH) as r:
+            target[i, p, k, b.ir.add(c0, r)] = rows[t, r]
+        with b.loop(width, start=whole) as r:
+            target.put(rows.get(t, r), i, p, k, b.ir.add(c0, r))
+
+
+@vectors
+def add(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels: Array, size: Any, width: Any) -> None:
+    """target[i, pixels[t], k, c0 : c0 + width] += rows[t]."""
+    with b.loop(size) as t:
+        p, whole = pixels.get(t), b.whole_vectors(width)
+        with b.loop(whole, WIDTH) as r:
+            c = b.ir.add(c0, r)
+            target[i, p, k, c] = target[i, p, k, c] + rows[t, r]
+        with b.loop(width, start=whole) as r:
+            c = b.ir.add(c0, r)
+            target.put(b.ir.fadd(target.get(i, p, k, c), rows.get(t, r)), i, p, k, c)
+
+
+@vectors
+def project(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """raw = low_rank @ dt_weight."""
+    with b.loop(lanes, WIDTH) as r, b.loop(size, 4) as t:
+        rows = [b.plus(t, i) for i in range(4)]
+        sums = [b.variable(b.number(0.0)) for _ in rows]
+        with b.loop(block.dt_weight.shape[0]) as j:
+            column = block.dt_weight[j, r]
+            for row, total in zip(rows, sums, strict=True):
+                total.value = chunk.low_rank.spread(row, j) * column + total.value
+        for row, total in zip(rows, sums, strict=True):
+            chunk.raw[row, r] = total.value
+
+
+def _steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any, soft: bool) -> None:
+    with b.loop(lanes, WIDTH) as r:
+        bias = block.dt_bias[b.index(0), r]
+        with b.loop(size) as t:
+            raw = chunk.raw[t, r] + bias
+            dt = softplus(raw) if soft else raw
+            chunk.raw[t, r], chunk.dt[t, r], chunk.dtx[t, r] = raw, dt, dt * chunk.x[t, r]
+
+
+@vectors
+def soft_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """Adds dt_bias to raw; dt = softplus(raw), dtx = dt * x."""
+    _steps(b, block, chunk, size, lanes, soft=True)
+
+
+@vectors
+def plain_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """Adds dt_bias to raw; dt = raw, dtx = dt * x."""
+    _steps(b, block, chunk, size, lanes, soft=False)
+
+
+def _step(
+    chunk: Chunk, t: Any, r: Any, states: Sequence[Any], rates: Sequence[Vector], h: Sequence[Variable]
+) -> list[Vector]:
+    """Walk some states over position t; returns their decays."""
+    dt, dtx = chunk.dt[t, r], chunk.dtx[t, r]
+    decays = [exp2(dt * rate) for rate in rates]
+    for n, state, decay in zip(states, h, decays, strict=True):
+        state.value = decay * state.value + dtx * chunk.B.spread(t, n)
+    return decays
+
+
+def _walk(b: Builder, h: Array, block: Block, chunk: Chunk, size: Any, lanes: Any, y: Array | None = None) -> None:
+    with b.loop(h.shape[0], TILE) as first, b.loop(lanes, WIDTH) as r:
+        states = [b.plus(first, i) for i in range(TILE)]
+        rates = [block.A[n, r] for n in states]
+        carried = [b.variable(h[n, r]) for n in states]
+        with b.loop(size) as t:
+            _step(chunk, t, r, states, rates, carried)
+            if y:
+                out = y[t, r]
+                for n, state in zip(states, carried, strict=True):
+                    out = state.value * chunk.C.spread(t, n) + out
+                y[t, r] = out
+        for n, state in zip(states, carried, strict=True):
+            h[n, r] = state.value
+
+
+@vectors
+def advance(b: Builder, h: Array, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """Walk h over the positions."""
+    _walk(b, h, block, chunk, size, lanes)
+
+
+@vectors
+def advance_and_emit(b: Builder, h: Array, block: Block, chunk: Chunk, y: Array, size: Any, lanes: Any) -> None:
+    """Walk h over the positions, adding C . h to y at each."""
+    _walk(b, h, block, chunk, size, lanes, y)
+
+
+@vectors
+def retrace(b: Builder, h: Array, block: Block, chunk: Chunk, grad: GradientChunk, size: Any, lanes: Any) -> None:
+    """Gradients of `advance`, which starts from h, up to what `close` does.
+
+    Adds to those of A, dt and dtx, writes those of B and C, summed over the lanes, and leaves in that of h the gradient
+    before the chunk.
+    """
+    tile, zero = range(TILE), b.index(0)
+    trail, sums = grad.trail, grad.sums
+    with b.loop(h.shape[0], TILE) as first:
+        states = [b.plus(first, i) for i in tile]
+        with b.loop(size) as t:
+            for i in range(2 * TILE):
+                sums[t, b.index(i), zero] = b.number(0.0)
+        with b.loop(lanes, WIDTH) as r:
+            rates = [block.A[n, r] for n in states]
+            replayed = [b.variable(h[n, r]) for n in states]
+            for i, state in zip(tile, replayed, strict=True):
+                trail[zero, b.index(i), zero] = state.value
+            with b.loop(size) as t:
+                decays = _step(chunk, t, r, states, rates, replayed)
+                for i, state, decay in zip(tile, replayed, decays, strict=True):
+                    trail[b.plus(t, 1), b.index(i), zero] = state.value
+                    trail[t, b.index(TILE + i), zero] = decay
+            through = [b.variable(grad.h[n, r]) for n in states]
+            of_rates = [b.variable(grad.A[n, r]) for n in states]
+            after = [b.variable(state.value) for state in replayed]
+            with b.loop_down(size) as t:
+                dv, dt, dtx = grad.v[t, r], chunk.dt[t, r], chunk.dtx[t, r]
+                by_dt, by_dtx = grad.dt[t, r], grad.dtx[t, r]
+                for i, n in zip(tile, states, strict=True):
+                    before, decay = trail[t, b.index(i), zero], trail[t, b.index(TILE + i), zero]
+                    dh = dv * chunk.C.spread(t, n) + through[i].value
+                    of_B, of_C = b.index(i), b.index(TILE + i)
+                    sums[t, of_B, zero] = dh * dtx + sums[t, of_B, zero]
+                    sums[t, of_C, zero] = dv * after[i].value + sums[t, of_C, zero]
+                    by_dtx = dh * chunk.B.spread(t, n) + by_dtx
+                    through[i].value = dh * decay
+                    exponent = through[i].value * before
+                    by_dt = exponent * rates[i] + by_dt
+                    of_rates[i].value = exponent * dt + of_rates[i].value
+                    after[i].value = before
+                grad.dt[t, r], grad.dtx[t, r] = by_dt, by_dtx
+            for n, state, of_rate in zip(states, through, of_rates, strict=True):
+                grad.h[n, r], grad.A[n, r] = state.value, of_rate.value
+        with b.loop(size) as t:
+            for i, n in zip(tile, states, strict=True):
+                grad.B.put(sums[t, b.index(i), zero].total(), t, n)
+                grad.C.put(sums[t, b.index(TILE + i), zero].total(), t, n)
+
+
+@vectors
+def close(b: Builder, block: Block, chunk: Chunk, grad: GradientChunk, soft: Any, size: Any, lanes: Any) -> None:
+    """From `retrace`'s sums to gradients: of raw in grad.dt, of x in grad.dtx; adds to those of D and dt_bias."""
+    zero = b.index(0)
+    with b.loop(lanes, WIDTH) as r:
+        of_D, of_bias = b.variable(grad.D[zero, r]), b.variable(grad.dt_bias[zero, r])
+        with b.loop(size) as t:
+            dv, by_dtx, x = grad.v[t, r], grad.dtx[t, r], chunk.x[t, r]
+            slope = sigmoid(chunk.raw[t, r]).where(soft, 1.0)
+            of_raw = (grad.dt[t, r] * _LN2 + by_dtx * x) * slope  # A is in units of ln 2 here
+            grad.dt[t, r] = of_raw
+            grad.dtx[t, r] = by_dtx * chunk.dt[t, r] + block.D[zero, r] * dv
+            of_D.value = dv * x + of_D.value
+            of_bias.value = of_raw + of_bias.value
+        grad.D[zero, r], grad.dt_bias[zero, r] = of_D.value, of_bias.value

@@ -1,0 +1,1 @@
+"""The `triton` backend: fused kernels of the scan for GPUs."""

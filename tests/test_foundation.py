@@ -1,0 +1,60 @@
+"""Blocks by name: what they take is asked of their signatures; traced and exported they give the same values."""
+
+import pytest
+import torch
+
+from ssmctx import registry
+from ssmctx.errors import ArgumentError, UnknownNameError
+from ssmctx.layers.foundation import foundation_block
+
+
+@pytest.fixture
+def _plugins(monkeypatch):
+    monkeypatch.setattr(registry.blocks, "_targets", {**registry.blocks._targets})
+
+    class Scans(torch.nn.Module):
+        def __init__(self, dim, d_state=16):
+            super().__init__()
+            self.d_state = d_state
+
+    class TakesAll(torch.nn.Module):
+        def __init__(self, dim, **options):
+            super().__init__()
+            self.options = options
+
+    registry.blocks.register("scans", Scans)
+    registry.blocks.register("takes all", TakesAll)
+
+
+@pytest.mark.usefixtures("_plugins")
+def test_a_block_gets_what_its_signature_takes():
+    assert foundation_block("scans", 8, d_state=3, scan_backend="torch").d_state == 3
+    expected = {"d_state": 3, "scan_backend": "torch", "drop_path": 0.5, "kernel": 7}
+    assert foundation_block("takes all", 8, 3, 0.5, "torch", kernel=7).options == expected
+    block = foundation_block("vss", 8, d_state=3, scan_backend="torch", drop_path=0.5, expand=1)
+    assert (block.scan.d_state, block.scan.scan_backend, block.drop_path) == (3, "torch", 0.5)
+    assert foundation_block("cnn", 8, d_state=3, scan_backend="torch", drop_path=0.5).drop_path == 0.5
+    assert foundation_block("window-attention", 8, window_size=4).window_size == 4
+
+
+@pytest.mark.usefixtures("_plugins")
+def test_what_a_block_does_not_take_is_refused():
+    with pytest.raises(ArgumentError, match="block 'cnn' does not take kernal; it takes dim, drop_path"):
+        foundation_block("cnn", 8, kernal=3)
+    with pytest.raises(ArgumentError, match="block 'scans' does not take drop_path; it takes dim, d_state"):
+        foundation_block("scans", 8, drop_path=0.5)
+    with pytest.raises(UnknownNameError, match="unknown block 'vsss'"):
+        foundation_block("vsss", 8)
+
+
+@pytest.mark.parametrize("name", registry.blocks.names())
+def test_exported_blocks_give_the_same_values(name):
+    block, x = registry.blocks.create(name, 8).eval(), torch.randn(2, 8, 9, 11)
+    torch.testing.assert_close(torch.export.export(block, (x,)).module()(x), block(x))
+
+
+@pytest.mark.parametrize("name", registry.blocks.names())
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_traced_blocks_give_the_same_values(name):
+    block, x = registry.blocks.create(name, 8).eval(), torch.randn(2, 8, 9, 11)
+    torch.testing.assert_close(torch.jit.trace(block, x)(x), block(x))
