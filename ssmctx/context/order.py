@@ -15,7 +15,7 @@ from ssmctx.errors import ArgumentError
 __all__ = ["CHECKERBOARD", "COARSE_TO_FINE", "EVERYWHERE", "QUAD", "CodingOrder", "Lattice", "even_slices"]
 
 MAX_STEPS = (1 << 14) - 1
-"""Most steps that a file can tell: its checksums count them in two bytes of seven bits."""
+"""Most steps of an order, so that checksums, of two bytes a step, stay below 32 KiB."""
 
 _LARGEST_TILE = 1 << 12
 
@@ -106,7 +106,7 @@ class CodingOrder:
 
     Raises:
         ArgumentError: no slice, one without channels, lattices that do not partition the plane, no permutation of the
-            channels, or more than 16383 steps, which no file can tell.
+            channels, or more than 16383 steps, which no file tells.
 
     Source:
         MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021; channels sorted by
@@ -136,7 +136,7 @@ class CodingOrder:
         self.passes_outer = bool(passes_outer)
         self._ends = tuple(accumulate(self.slices))
         if self.num_steps > MAX_STEPS:
-            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file can tell {MAX_STEPS} at most")
+            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file tells {MAX_STEPS} at most")
         self.permutation = _permutation(permutation, self.num_channels)
 
     @classmethod

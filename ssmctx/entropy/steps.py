@@ -93,7 +93,7 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
 
     Raises:
         ArgumentError: the context returns something else than mean and scale.
-        ShapeError: mean or scale has another shape than the step's slice.
+        ShapeError: mean, scale or a refined slice has another shape than the step's slice.
     """
     order = context.order
     batch, _, height, width = side.shape
@@ -117,6 +117,7 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
             with stage("context", index):
                 refined = context.refine(index, y_hat, side, state)
             if refined is not None:
+                _check_shape(context, f"step {index}, refine", "slice", y_hat[:, channels].shape, refined)
                 y_hat = put_channels(y_hat, channels, refined)
     return y_hat
 
@@ -138,8 +139,12 @@ def _checked(context: ContextModel, step: int, shape: torch.Size, predicted: obj
         came = f"{len(predicted)} values" if isinstance(predicted, (tuple, list)) else type(predicted).__name__
         raise ArgumentError(f"{name}: step {step} must return mean and scale, got {came}")
     for what, x in zip(("mean", "scale"), predicted, strict=True):
-        if not isinstance(x, Tensor) or x.shape != shape:
-            came = str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
-            raise ShapeError(f"{name}: step {step} must return a {what} of shape {tuple(shape)}, got {came}")
+        _check_shape(context, f"step {step}", what, shape, x)
     mean, scale = predicted
     return mean, scale
+
+
+def _check_shape(context: ContextModel, where: str, what: str, shape: torch.Size, x: object) -> None:
+    if not isinstance(x, Tensor) or x.shape != shape:
+        came = str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{type(context).__name__}: {where} must return a {what} of shape {tuple(shape)}, got {came}")
