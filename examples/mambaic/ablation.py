@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from mambaic.bdrate import bd_rate
-from mambaic.codec import VARIANTS, MambaIC
+from mambaic.codec import MambaIC, find_variant
 from mambaic.curves import Curve, read_curve, write_curve
 from mambaic.errors import CurveError
 from mambaic.evaluate import evaluate
@@ -41,7 +41,7 @@ class AblationPlan:
         data: folder of pictures to train on.
         test_data: folder of pictures to evaluate on.
         out: folder for checkpoints and results; goes on where an earlier call with the same plan was stopped.
-        variants: names from `mambaic.codec.VARIANTS`; rows of the table.
+        variants: as `mambaic.codec.find_variant` takes them; rows of the table.
         anchor: the variant that BD-rates refer to.
         lambdas: one for each point of a curve; 4 or more give BD-rates.
         seeds: each trains every variant and lambda once.
@@ -66,8 +66,7 @@ class AblationPlan:
 
     def __post_init__(self) -> None:
         for name in self.variants:
-            if name not in VARIANTS:
-                raise ArgumentError(f"unknown variant {name!r}; known: {', '.join(VARIANTS)}")
+            find_variant(name)
         if self.anchor not in self.variants:
             raise ArgumentError(f"the anchor {self.anchor!r} is none of the variants: {', '.join(self.variants)}")
         if (self.steps is None) == (self.minutes is None):

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from mambaic.codec import PRESETS, VARIANTS, MambaIC
-from ssmctx.errors import CheckpointError
+from mambaic.codec import MambaIC
+from ssmctx.errors import ArgumentError, CheckpointError
 from ssmctx.files import write_whole
 
 FORMAT = "ssmctx-mambaic-1"
@@ -76,10 +76,10 @@ def load_model(path: str | Path, device: str = "cpu") -> MambaIC:
         CheckpointError: the file is missing, not ours, or does not fit its preset.
     """
     content = read_checkpoint(path)
-    for flag, known in (("preset", PRESETS), ("variant", VARIANTS)):
-        if content[flag] not in known:
-            raise CheckpointError(f"{path} is of unknown {flag} {content[flag]!r}; known: {', '.join(known)}")
-    model = MambaIC(content["preset"], content["variant"])
+    try:
+        model = MambaIC(content["preset"], content["variant"])
+    except ArgumentError as error:  # made elsewhere: with another release, or with a package that is not installed here
+        raise CheckpointError(f"{path} cannot be used here: {error}") from None
     load_weights(model, content)
     model.update()
     return model.eval().to(device)

@@ -59,20 +59,38 @@ VARIANTS = {
 """The paper's comparisons: parts left out (table 2), other blocks (tables 3 and A2), other windows (table 4)."""
 
 
+def find_variant(name: str) -> Variant:
+    """A variant of `VARIANTS`, or one with any registered part: context-NAME, main-BLOCK or hyper-BLOCK.
+
+    Raises:
+        ArgumentError: neither; the message lists the names.
+    """
+    part, _, chosen = name.partition("-")
+    if name in VARIANTS:
+        return VARIANTS[name]
+    if part == "context" and chosen in registry.contexts.names():
+        return Variant(context=chosen)
+    if part in ("main", "hyper") and chosen in registry.blocks.names():
+        return Variant(**{part: chosen})
+    raise ArgumentError(
+        f"unknown variant {name!r}; known: {', '.join(VARIANTS)}; context-NAME with a registered context "
+        f"({', '.join(registry.contexts.names())}); main-BLOCK and hyper-BLOCK with a registered block "
+        f"({', '.join(registry.blocks.names())})"
+    )
+
+
 class MambaIC(ImageCodec):
     """MambaIC (paper section 3.2, appendix C): VSS transforms around the channel-spatial entropy model, or a variant.
 
     Args:
         preset: name of an entry of `PRESETS`.
-        variant: name of an entry of `VARIANTS`.
+        variant: as `find_variant` takes it.
     """
 
     def __init__(self, preset: str, variant: str = "mambaic") -> None:
         if preset not in PRESETS:
             raise ArgumentError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-        if variant not in VARIANTS:
-            raise ArgumentError(f"unknown variant {variant!r}; known: {', '.join(VARIANTS)}")
-        p, parts = PRESETS[preset], VARIANTS[variant]
+        p, parts = PRESETS[preset], find_variant(variant)
         width = 2 * p.N
         *stages, hyper_depth = p.depths
         deepest = max(1, sum(stages) - 1)
