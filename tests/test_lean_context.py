@@ -57,7 +57,7 @@ def test_a_step_equals_the_plain_formula(model, size, place, seed):
 def test_the_equality_notices_the_other_pass(step, monkeypatch):
     """Planted fault: parameters are computed at the positions of the other pass."""
     model, right = CONTEXTS[0], CodingOrder.window_indices
-    monkeypatch.setattr(CodingOrder, "window_indices", lambda self, step, side: right(self, step ^ 1, side))
+    monkeypatch.setattr(CodingOrder, "window_indices", lambda self, step, *rest: right(self, step ^ 1, *rest))
     with pytest.raises(AssertionError, match="not close"):
         assert_equals_plain(model, (6, 7), step, 0)
 

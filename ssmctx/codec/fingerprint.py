@@ -30,10 +30,10 @@ def decoder_fingerprint(codec: Any) -> bytes:
         8 bytes.
     """
     latent_codec, stride = codec.latent_codec, codec.stride
-    decoder_state = getattr(latent_codec, "decoder_state", latent_codec.state_dict)
+    own_state = getattr(latent_codec, "decoder_state", None)
     digest = hashlib.sha256(f"stride {stride}".encode())
     _add(digest, codec.g_s.state_dict().items())
-    _add(digest, decoder_state().items())
+    _add(digest, (_masked(latent_codec.state_dict()) if own_state is None else own_state()).items())
     if hasattr(latent_codec, "coding_fingerprint"):
         digest.update(latent_codec.coding_fingerprint())
     return digest.digest()[:_BYTES]
@@ -47,6 +47,16 @@ def old_fingerprint(codec: nn.Module) -> bytes:
     state: Mapping[str, Tensor] = codec.state_dict()
     _add(digest, ((name, tensor) for name, tensor in state.items() if not name.startswith(left_out)))
     return digest.digest()[:_BYTES]
+
+
+def _masked(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as masked convolutions use them: CompressAI's set the rest to 0 only when they are first called."""
+    masked = dict(state)
+    for name, mask in state.items():
+        weight = name.removesuffix("mask") + "weight"
+        if name.endswith(".mask") and weight in state and state[weight].shape == mask.shape:
+            masked[weight] = state[weight] * mask
+    return masked
 
 
 def _add(digest: hashlib._Hash, state: Iterable[tuple[str, Tensor]]) -> None:

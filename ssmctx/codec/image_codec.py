@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,7 @@ class ImageCodec(nn.Module):
         """
         with stage("g_a"):
             y = self.g_a(self._padded(x))
-        out = self.latent_codec(y, **_only_given(quality))
+        out = self.latent_codec(y, **self._options(quality))
         with stage("g_s"):
             x_hat = self.g_s(out["y_hat"])
         return {"x_hat": self._cropped(x_hat, (x.shape[2], x.shape[3])), "likelihoods": out["likelihoods"]}
@@ -105,7 +106,7 @@ class ImageCodec(nn.Module):
         with coding_numerics(self):
             with stage("g_a"):
                 y = self.g_a(self._padded(x))
-            out = self.latent_codec.compress(y, **_only_given(quality))
+            out = self.latent_codec.compress(y, **self._options(quality))
         return {**out, "shape": {**_named(out["shape"]), "x": (x.shape[2], x.shape[3])}}
 
     @torch.no_grad()
@@ -126,11 +127,13 @@ class ImageCodec(nn.Module):
             ArgumentError: the shape says no size of x.
         """
         size = shape.get("x") if isinstance(shape, Mapping) else None
-        if size is None or len(size) != 2:
+        if not (
+            isinstance(size, (list, tuple)) and len(size) == 2 and all(isinstance(n, int) and n >= 1 for n in size)
+        ):
             raise ArgumentError(f'shape must hold the size of x as "x": (H, W), as compress gives it, got {shape!r}')
         latent = {name: value for name, value in shape.items() if name != "x"}
         with coding_numerics(self):
-            out = self.latent_codec.decompress(strings, _unnamed(latent), **_only_given(quality))
+            out = self.latent_codec.decompress(strings, _unnamed(latent), **self._options(quality))
         return {"x_hat": self.reconstruct(out["y_hat"], (size[0], size[1]))}
 
     @torch.no_grad()
@@ -238,7 +241,7 @@ class ImageCodec(nn.Module):
             width,
             height,
             tuple(split_streams(out["strings"])),
-            None if quality is None else round(quality * QUALITY_UNITS),
+            None if quality is None else round(float(quality) * QUALITY_UNITS),
             None if shape == self._usual_shape(height, width) else check_shape(shape),
             scan_backend(self.latent_codec),
         )
@@ -253,15 +256,23 @@ class ImageCodec(nn.Module):
         quality = None if coded.quality is None else coded.quality / QUALITY_UNITS
         with coding_numerics(self):
             try:
-                out = self.latent_codec.decompress(
-                    join_streams(coded.sections), _unnamed(shape), **_only_given(quality)
-                )
+                streams = join_streams(coded.sections)
+                out = self.latent_codec.decompress(streams, _unnamed(shape), **self._options(quality))
             except ArgumentError as error:  # all arguments are the file's
-                raise CorruptStreamError(f"the file's header does not fit this codec: damaged ({error})") from error
+                raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
         y_hat: Tensor = out["y_hat"]
         return y_hat
 
     # --- pieces
+
+    def _options(self, quality: Any) -> dict[str, Any]:
+        """Latent codecs of one rate take no quality; some of CompressAI's would ignore it."""
+        if quality is None:
+            return {}
+        if "quality" not in inspect.signature(self.latent_codec.compress).parameters:
+            name = type(self.latent_codec).__name__
+            raise ArgumentError(f"{name} has one rate, got quality={quality!r}: leave it out")
+        return {"quality": quality}
 
     def _padded(self, x: Tensor) -> Tensor:
         check_image(type(self).__name__, x, 3)
@@ -282,11 +293,6 @@ class ImageCodec(nn.Module):
         return {"y": y, "hyper": (-(-y[0] // _HYPER_STRIDE), -(-y[1] // _HYPER_STRIDE))}
 
 
-def _only_given(quality: Any) -> dict[str, Any]:
-    """Latent codecs of one rate take no quality."""
-    return {} if quality is None else {"quality": quality}
-
-
 def _named(shape: Any) -> Mapping[str, Any]:
     """Some of CompressAI's latent codecs give a size alone."""
     return shape if isinstance(shape, Mapping) else {"latent": tuple(shape)}
@@ -297,15 +303,17 @@ def _unnamed(shape: Mapping[str, Any]) -> Any:
 
 
 def _as_pixels(image: Image) -> Tensor:
-    pixels = torch.from_numpy(image).permute(2, 0, 1) if isinstance(image, np.ndarray) and image.ndim == 3 else image
-    if not isinstance(pixels, Tensor) or pixels.dim() != 3 or pixels.shape[0] != 3 or pixels.numel() == 0:
+    """The image as uint8 (3, H, W)."""
+    if getattr(image, "ndim", 0) == 3 and str(image.dtype).removeprefix("torch.") != "uint8":
+        raise ArgumentError(f"an image to encode has uint8 values, 0 to 255, got {image.dtype}: round and convert it")
+    if isinstance(image, np.ndarray) and image.ndim == 3:
+        image = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)  # torch takes no mirrored views
+    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
         raise ShapeError(
             f"an image is a uint8 tensor (3, H, W) or a uint8 array (H, W, 3), got {type(image).__name__} of shape "
             f"{tuple(getattr(image, 'shape', ()))}"
         )
-    if pixels.dtype != torch.uint8:
-        raise ArgumentError(f"an image to encode has uint8 values, 0 to 255, got {pixels.dtype}: round and convert it")
-    return pixels
+    return image
 
 
 def _check_same(written: bytes, own: bytes, what: str, cure: str) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
 __all__ = ["check_shape", "join_streams", "split_streams"]
+
+_MOST_A_PIXEL = 16  # elements of a latent; most codecs have one or two
 
 
 def split_streams(strings: Sequence[Any]) -> list[bytes]:
@@ -44,11 +47,11 @@ def check_shape(shape: dict[str, Any], largest: tuple[int, ...] | None = None) -
     """Sizes of latents as a file can tell them.
 
     Args:
-        shape: names and pairs of whole numbers, nested.
+        shape: (H, W) or (channels, H, W), in lists and under names, nested.
         largest: height and width that no latent exceeds; None to check the form only.
 
     Returns:
-        The same, of plain dicts, tuples and numbers.
+        The same, of plain dicts, lists, tuples and numbers.
 
     Raises:
         ArgumentError: another form, when a latent codec gave it.
@@ -58,14 +61,25 @@ def check_shape(shape: dict[str, Any], largest: tuple[int, ...] | None = None) -
     def plain(part: Any) -> Any:
         if isinstance(part, Mapping) and all(isinstance(name, str) for name in part):
             return {name: plain(value) for name, value in part.items()}
-        is_size = (
-            isinstance(part, (list, tuple)) and len(part) == 2 and all(isinstance(n, int) and n >= 1 for n in part)
-        )
-        if is_size and (largest is None or (part[0] <= largest[0] and part[1] <= largest[1])):
+        if isinstance(part, (list, tuple)) and part and not any(isinstance(n, int) for n in part):
+            return [plain(value) for value in part]
+        if _is_size(part) and (largest is None or _fits(part, largest)):
             return tuple(map(int, part))
         if largest is None:
-            raise ArgumentError(f"a file tells sizes of latents by names, as (H, W); the latent codec gave {shape!r}")
+            raise ArgumentError(
+                f"a file tells sizes of latents, (H, W) or (channels, H, W), by names; the latent codec gave {shape!r}"
+            )
         raise CorruptStreamError(f"the header says latents of {shape!r} cells for {largest} pixels: damaged")
 
     result: dict[str, Any] = plain(shape)
     return result
+
+
+def _is_size(part: Any) -> bool:
+    return isinstance(part, (list, tuple)) and len(part) in (2, 3) and all(isinstance(n, int) and n >= 1 for n in part)
+
+
+def _fits(size: Sequence[int], largest: tuple[int, ...]) -> bool:
+    """No more cells than pixels along a side; with channels, few enough elements a pixel."""
+    height, width = largest
+    return size[-2] <= height and size[-1] <= width and math.prod(size) <= _MOST_A_PIXEL * height * width

@@ -15,7 +15,7 @@ from ssmctx.errors import ArgumentError
 __all__ = ["CHECKERBOARD", "COARSE_TO_FINE", "EVERYWHERE", "QUAD", "CodingOrder", "Lattice", "even_slices"]
 
 MAX_STEPS = (1 << 14) - 1
-"""Most steps that a file can tell: its checksums count them in two bytes of seven bits."""
+"""Most steps of an order, so that checksums, of two bytes a step, stay below 32 KiB."""
 
 _LARGEST_TILE = 1 << 12
 
@@ -106,7 +106,7 @@ class CodingOrder:
 
     Raises:
         ArgumentError: no slice, one without channels, lattices that do not partition the plane, no permutation of the
-            channels, or more than 16383 steps, which no file can tell.
+            channels, or more than 16383 steps, which no file tells.
 
     Source:
         MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021; channels sorted by
@@ -136,7 +136,7 @@ class CodingOrder:
         self.passes_outer = bool(passes_outer)
         self._ends = tuple(accumulate(self.slices))
         if self.num_steps > MAX_STEPS:
-            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file can tell {MAX_STEPS} at most")
+            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file tells {MAX_STEPS} at most")
         self.permutation = _permutation(permutation, self.num_channels)
 
     @classmethod
@@ -234,7 +234,9 @@ class CodingOrder:
             mask |= self.mask(earlier, size, device)
         return mask
 
-    def window_indices(self, step: int, window_size: int) -> Tensor | None:
+    def window_indices(
+        self, step: int, window_size: int, device: torch.device | str | None = None
+    ) -> Tensor | None:
         """Row-major indices (n,) of a step's positions inside each window of a grid of windows that starts at (0, 0).
 
         None where they differ from window to window, or where the step codes every position.
@@ -242,7 +244,10 @@ class CodingOrder:
         lattice = self.lattices[self.pass_index(step)]
         if any(window_size % side for side in lattice.size) or all(map(all, lattice.tile)):
             return None
-        return lattice.positions((window_size, window_size), "cpu").flatten().nonzero().flatten()
+        height, width = lattice.size
+        square = product(range(window_size), repeat=2)
+        inside = [row * window_size + column for row, column in square if lattice.tile[row % height][column % width]]
+        return torch.tensor(inside, device=device)
 
     def _check(self, step: int) -> None:
         if not 0 <= step < self.num_steps:

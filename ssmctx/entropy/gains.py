@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +59,7 @@ class QualityGains(nn.Module):
 
     def __init__(self, M: int, hyper_channels: int, count: int) -> None:
         super().__init__()
-        if count < 1:
+        if not isinstance(count, int) or count < 1:
             raise ArgumentError(f"qualities must be a whole number of at least 1, got {count!r}")
         self.count = count
         ladder = (torch.arange(count) - (count - 1) / 2) * math.log(2) / 2
@@ -91,8 +92,9 @@ class QualityGains(nn.Module):
         Raises:
             ArgumentError: out of range, or no number.
         """
-        values = [quality] if isinstance(quality, (int, float)) else list(quality)
+        plain: Any = quality.tolist() if hasattr(quality, "tolist") else quality  # of a tensor or an array
+        values = plain if isinstance(plain, (list, tuple)) else [plain]
         for value in values:
-            if not isinstance(value, (int, float)) or not 0 <= value <= self.count - 1:
+            if not isinstance(value, Real) or not 0 <= float(value) <= self.count - 1:
                 raise ArgumentError(f"quality must lie in 0..{self.count - 1}, got {value!r}")
         return [round(value * QUALITY_UNITS) for value in values]

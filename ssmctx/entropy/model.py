@@ -173,7 +173,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"
             )
         with coding_numerics(self):
-            gain = self._gain(quality, 1)
+            gain = self._one_gain(quality, "compress")
             images = [self._encode(part, gain) for part in torch.split(self._wide(y), 1)]
         sections, y_hats, hyper_shapes = zip(*images, strict=True)
         shape: dict[str, Any] = {"y": (y.shape[2], y.shape[3]), "hyper": hyper_shapes[0]}
@@ -211,7 +211,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         if quality is not None and known is not None and quality != known:
             raise ArgumentError(f"the latent was coded with quality {known}, decompress got quality={quality}")
         with coding_numerics(self):
-            gain = self._gain(known if quality is None else quality, 1)
+            gain = self._one_gain(known if quality is None else quality, "decompress")
             y_hats = [self._decode(sections, size, hyper_size, gain) for sections in images]
         return {"y_hat": torch.cat(y_hats)}
 
@@ -319,6 +319,12 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             raise ArgumentError(f"quality must be one number or {batch}, one for each image, got {quality!r}")
         return gain
 
+    def _one_gain(self, quality: Any, what: str) -> Gain:
+        """The gain of a coded latent: "shape" tells one quality for all images."""
+        if isinstance(quality, (list, tuple)) or getattr(quality, "ndim", False):
+            raise ArgumentError(f"{what} takes one quality for all images, got {quality!r}; code the images one by one")
+        return self._gain(quality, 1)
+
     def _wide(self, y: Tensor) -> Tensor:
         """y in the weights' precision: autocast may have made it in less."""
         return y.to(self.entropy_bottleneck.quantiles.dtype)
@@ -347,7 +353,8 @@ def _context(M: int, num_slices: int | None, context: ContextModel | str | None)
 def _check_coded(
     strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any]
 ) -> tuple[list[Sections], torch.Size, torch.Size]:
-    counts = [len(streams) for streams in strings]
+    nested = isinstance(strings, (list, tuple)) and all(isinstance(streams, (list, tuple)) for streams in strings)
+    counts = [len(streams) for streams in strings] if nested else []
     kinds = len(Sections._fields)
     if counts and 2 <= len(counts) < kinds and len(set(counts)) == 1:
         raise ArgumentError(
@@ -357,12 +364,12 @@ def _check_coded(
     if len(counts) != kinds or len(set(counts)) != 1 or not counts[0]:
         raise ArgumentError(
             "strings must be [y streams, z streams, checksums, guards], one of each per image, "
-            f"got lists of lengths {counts}"
+            f"got {f'lists of lengths {counts}' if nested else f'{strings!r:.80}'}"
         )
     sizes = []
     for key in ("y", "hyper"):
         size = shape.get(key) if isinstance(shape, Mapping) else None
-        if size is None or len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
+        if not isinstance(size, (list, tuple)) or [isinstance(n, int) and n >= 1 for n in size] != [True, True]:
             raise ArgumentError(f'shape must be {{"y": (H, W), "hyper": (h, w)}} in latent cells, got {shape!r}')
         sizes.append(torch.Size(size))
     return [Sections(*image) for image in zip(*strings, strict=True)], sizes[0], sizes[1]
