@@ -49,7 +49,7 @@ def test_the_snippets_run(capsys):
     names: dict[str, object] = {}
     for block in SNIPPETS:
         exec(block, names)
-    assert "bpp_of reports 24 bits" in capsys.readouterr().out
+    assert "bpp_of reports 32 bits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", re.findall(r"\$ python -m ssmctx.testing (small_compressai.*)", PAGE))
