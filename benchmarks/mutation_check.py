@@ -42,7 +42,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "context/channel_spatial.py": CONTEXT[1:],
     "entropy/steps.py": ("test_round_trip.py", "test_released_context.py"),
     "entropy/streams.py": ("test_round_trip.py", "test_guard.py"),
-    "entropy/guard.py": ("test_guard.py::test_golden_bytes", "test_guard.py", "test_container.py"),
+    "entropy/guard.py": ("test_guard.py::test_golden_bytes", "test_guard.py", "test_bitstream.py"),
     "distributions/scales.py": ("test_distributions.py", "test_guard.py"),
     "distributions/base.py": ("test_distributions.py", "test_rate.py"),
     "distributions/build.py": ("test_distributions.py",),
@@ -50,7 +50,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "entropy/rans_kernels.py": ("test_rans.py",),
     "distributions/tables.py": ("test_rans.py", "test_distributions.py", "test_state_dict.py"),
     "entropy/rice.py": ("test_guard.py::test_golden_bytes", "test_guard.py"),
-    "entropy/varint.py": ("test_container.py", "test_guard.py"),
+    "entropy/varint.py": ("test_bitstream.py", "test_guard.py"),
     "entropy/bitstream.py": ("test_bitstream.py", "test_fuzz.py"),
 }
 """The quick tests that concern each file of the coding core, those most likely to notice first."""

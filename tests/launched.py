@@ -7,19 +7,12 @@ import os
 import sys
 
 import torch
-from compressai.entropy_models import EntropyBottleneck
 from mambaic.engine import Engine
 from mambaic_full import main
 
 
 def without_noise(patch) -> None:
     """Let the uniform noise of the rate be zero, which no two ways of sharing out a batch would draw alike."""
-    quantize = EntropyBottleneck.quantize
-
-    def silent(self, inputs, mode, means=None):
-        return inputs if mode == "noise" else quantize(self, inputs, mode, means)
-
-    patch(EntropyBottleneck, "quantize", silent)
     patch(torch, "rand_like", lambda tensor: torch.full_like(tensor, 0.5))
 
 

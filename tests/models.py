@@ -18,7 +18,7 @@ def context(**changes) -> ChannelSpatialContext:
 def entropy_model(context_model: nn.Module | None = None) -> MambaICEntropyModel:
     """An untrained model whose scales are spread out, ready to code."""
     torch.manual_seed(2)
-    model = MambaICEntropyModel(M, SLICES, HYPER, context=context_model or context(), N=4).eval()
+    model = MambaICEntropyModel(M, hyper_channels=HYPER, context=context_model or context(), N=4).eval()
     with torch.no_grad():
         for head in model.context.head:
             head[-1].weight *= 10

@@ -41,8 +41,8 @@ class SeesNonAnchors(ChannelSpatialContext):
 class SeesNextSlice(ChannelSpatialContext):
     """Planted fault: the channel feature takes one slice too many."""
 
-    def _channel_feature(self, k, y_hat):
-        return super()._channel_feature(k, y_hat) + y_hat[:, self.order.channels(2 * k)].mean()
+    def _channel_feature(self, step, y_hat):
+        return super()._channel_feature(step, y_hat) + y_hat[:, self.order.channels(step)].mean()
 
 
 @pytest.mark.parametrize(

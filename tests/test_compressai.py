@@ -31,7 +31,7 @@ def test_it_trains_updates_and_codes_as_any_compressai_model():
     with torch.no_grad():
         coded = model.compress(x)
         decoded = model.decompress(coded["strings"], coded["shape"])
-        assert [len(streams) for streams in coded["strings"]] == [2, 2, 2]
+        assert [len(streams) for streams in coded["strings"]] == [2, 2, 2, 2]
         expected = model.g_s(model.latent_codec(model.g_a(x))["y_hat"]).clamp(0, 1)
     assert torch.equal(decoded["x_hat"], expected)
 

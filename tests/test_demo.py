@@ -7,12 +7,9 @@ import torch
 from mambaic.checkpoint import load_model
 from mambaic.classical import CODECS, of_size
 from mambaic.demo import CHECKPOINT, HELD_OUT, photographs
-from mambaic.files import PictureCodec
 from mambaic.images import read_image
 from mambaic.measure import psnr
 from PIL import features
-
-from ssmctx.entropy import CodedImage
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -35,22 +32,21 @@ def test_a_format_that_pillow_lacks_is_none(monkeypatch):
 
 def test_the_checkpoint_that_comes_along_beats_jpeg():
     """On a photograph that it was not trained on, at the size of its own file."""
-    codec = PictureCodec(load_model(CHECKPOINT))
+    codec = load_model(CHECKPOINT)
     pixels = photographs()[HELD_OUT][:, :256, :256]
-    picture, _ = codec.encode(pixels)
-    data = picture.to_bytes()
-    decoded = codec.decode(CodedImage.from_bytes(data))
+    data = codec.encode(pixels)
+    decoded = codec.decode(data)
     jpeg = of_size("jpeg", pixels, len(data))
     assert psnr(decoded, pixels) > psnr(jpeg.pixels, pixels) + 0.5
 
 
 def test_the_figures_beside_the_checkpoint_are_those_of_its_files(shared):
-    """Of one picture, within what another machine may round otherwise."""
+    """Of one image, within what another machine may round otherwise."""
     figures = json.loads(CHECKPOINT.with_suffix(".json").read_text())
     name, first = next(iter(figures["images"].items()))
     pixels = read_image(shared / "data" / "kodak" / name)
-    codec = PictureCodec(load_model(CHECKPOINT))
-    picture, y_hat = codec.encode(pixels)
-    assert len(picture.to_bytes()) == pytest.approx(first["bytes"][0], rel=0.01)
-    decoded = codec.reconstruct(y_hat, *pixels.shape[1:])
+    codec = load_model(CHECKPOINT)
+    data, y_hat = codec.encode_with_latent(pixels)
+    assert len(data) == pytest.approx(first["bytes"][0], rel=0.01)
+    decoded = codec.image_of(y_hat, pixels.shape[1:])
     assert psnr(decoded, pixels) == pytest.approx(first["psnr-rgb"][0], abs=0.05)

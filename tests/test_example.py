@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from mambaic.checkpoint import load_model, save_checkpoint
-from mambaic.codec import PRESETS, MambaIC, latent_sizes
-from mambaic.files import PictureCodec, compress_file, decompress_file
+from mambaic.codec import PRESETS, MambaIC
+from mambaic.files import compress_file, decompress_file
 from mambaic.images import find_images, read_image, to_float, write_png
 from mambaic_full import main
 from pictures import picture, write_photos
+
+from ssmctx.entropy import CodedImage
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "mambaic_full.py"
 
@@ -31,8 +33,8 @@ def checkpoint(tmp_path_factory, photos) -> Path:
 
 
 @pytest.fixture(scope="session")
-def codec(checkpoint) -> PictureCodec:
-    return PictureCodec(load_model(checkpoint))
+def codec(checkpoint) -> MambaIC:
+    return load_model(checkpoint)
 
 
 def run(*arguments) -> int:
@@ -83,9 +85,10 @@ def test_the_full_preset_has_the_papers_sizes():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 17), (64, 65), (31, 300)])
-def test_latent_sizes_are_those_of_the_networks(codec, size):
-    coded = codec.model.compress(to_float(picture(*size)))
-    assert coded["shape"] == latent_sizes(*size)
+def test_files_need_not_tell_the_sizes_of_the_latents(codec, size):
+    coded = codec.compress(to_float(picture(*size)))
+    assert coded["shape"] == {**codec._usual_shape(*size), "x": size}
+    assert CodedImage.from_bytes(codec.encode(picture(*size))).shape is None
 
 
 # --- bad input: one typed line, exit code 2, nothing half-written
@@ -99,7 +102,7 @@ def bad(tmp_path, codec):
     data = (tmp_path / "good.sic").read_bytes()
     (tmp_path / "cut.sic").write_bytes(data[:-9])
     (tmp_path / "flipped.sic").write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
-    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "text.png").write_text("this is no image")
     (tmp_path / "half.png").write_bytes((tmp_path / "good.png").read_bytes()[:200])
     (tmp_path / "empty").mkdir()
     other = MambaIC("tiny")
@@ -122,7 +125,10 @@ def bad(tmp_path, codec):
         ("decompress {b}/flipped.sic {o} --checkpoint {c}", "CorruptStreamError: the file's checksum is wrong"),
         ("decompress {b}/good.png {o} --checkpoint {c}", r"CorruptStreamError: not a \.sic file"),
         ("decompress {b}/none.sic {o} --checkpoint {c}", "DataError: no file .*none.sic"),
-        ("decompress {b}/good.sic {o} --checkpoint {b}/other.pt", "ModelMismatchError: the file was written by model"),
+        (
+            "decompress {b}/good.sic {o} --checkpoint {b}/other.pt",
+            "ModelMismatchError: the file was written with model",
+        ),
         ("train --data {b}/empty --out {o}", "DataError: no images in .*empty"),
         ("train --data {b}/none --out {o}", "DataError: no folder .*none"),
         (

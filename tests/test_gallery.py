@@ -180,7 +180,7 @@ FAULTS = [
     ),
     Fault(parts.SeesALaterSlice, parts.SoundContext, causal, "causal", "step 0: .* with the symbols of step 2, 3"),
     Fault(parts.MasksByMultiplying, parts.SoundContext, causal, "causal", "moved with NaN in what is not coded"),
-    Fault(parts.KeepsAStaleMemo, parts.SoundContext, causal, "causal", "step 1: .* when the steps share their memo"),
+    Fault(parts.KeepsAStaleState, parts.SoundContext, causal, "causal", "step 1: .* when the steps share their state"),
     Fault(
         parts.RefinesWithALaterSlice,
         parts.Refines,

@@ -9,10 +9,12 @@ from models import SLICES, M, entropy_model, latent
 
 from ssmctx import ChannelSpatialContext
 from ssmctx.distributions import ScaleGrid
-from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, checksum, folded, guard_scales, guarded_rows
+from ssmctx.entropy.checksums import Checksums, checksum
+from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, guard_scales, guarded_rows
 from ssmctx.entropy.rice import pack_indices, unpack_indices
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
 
+GRID = ScaleGrid()
 BANDS = st.sampled_from([2.0**-24, 2.0**-18, DEFAULT_BAND, 2.0**-11, 0.0039])
 
 
@@ -20,7 +22,7 @@ def scales(seed: int, count: int) -> torch.Tensor:
     """Any scales, many of them on a border and a few steps of float32 beside it, and some not positive."""
     generator = torch.Generator().manual_seed(seed)
     spread = torch.exp(8 * torch.rand(count, generator=generator) - 3)
-    levels = torch.tensor(ScaleGrid().values(), dtype=torch.float64)
+    levels = torch.tensor(GRID.values(), dtype=torch.float64)
     borders = (levels[1:] * levels[:-1]).sqrt()[torch.randint(63, (count,), generator=generator)]
     beside = borders * (1 + 2e-7 * torch.randint(-40, 40, (count,), generator=generator))
     chosen = torch.where(torch.rand(count, generator=generator) < 0.2, beside.float(), spread)
@@ -30,85 +32,108 @@ def scales(seed: int, count: int) -> torch.Tensor:
 def drifted(scale: torch.Tensor, band: float, seed: int) -> torch.Tensor:
     """Every scale moved by the whole band, up or down as suits it least: half of them by chance, half to a border."""
     signs = torch.randint(0, 2, scale.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    up = ScaleGrid().index(scale * (1 + band)) != ScaleGrid().index(scale)
+    up = GRID.index(scale * (1 + band)) != GRID.index(scale)
     signs = torch.where(torch.rand(scale.shape) < 0.5, signs, torch.where(up, 1, -1))
     return (scale.double() * (1 + signs * band)).float()
 
 
 @given(seed=st.integers(0, 2**20), count=st.integers(1, 30000), band=BANDS)
 def test_any_drift_within_the_band_finds_the_rows(seed, count, band):
-    scale, band = scales(seed, count), check_band(band)
-    rows, guard = guard_scales(scale, band, (1, 2))
-    read = Guard.from_bytes(guard.to_bytes(count), count, 1)
+    scale, band = scales(seed, count), check_band(band, GRID)
+    rows, guard = guard_scales(scale, band, GRID)
+    read = Guard.from_bytes(guard.to_bytes(count), count)
     cut = count // 3
     moved = drifted(scale, band, seed)
-    found = [guarded_rows(moved[:cut], 0, read), guarded_rows(moved[cut:], cut, read)] if cut else []
+    found = [guarded_rows(moved[:cut], 0, read, GRID), guarded_rows(moved[cut:], cut, read, GRID)] if cut else []
     assert not found or np.array_equal(np.concatenate(found), rows.numpy())
-    assert np.array_equal(guarded_rows(scale, 0, read), rows.numpy())
+    assert np.array_equal(guarded_rows(scale, 0, read, GRID), rows.numpy())
 
 
 def test_without_the_list_such_drift_is_fatal():
     """The planted fault: the property above sees a list that is not followed, and shifts that are not."""
     scale = scales(0, 3000)
-    rows, guard = guard_scales(scale, 0.0038, (1, 2))
-    assert len(guard.places)
+    rows, guard = guard_scales(scale, 0.0038, GRID)
+    assert len(guard.indices)
     moved = drifted(scale, 0.0038, 0)
-    unlisted = Guard(guard.band, (), guard.doublings, guard.shifts, guard.places[:0], guard.upper[:0])
-    unshifted = Guard(guard.band, (), guard.doublings, guard.shifts * 0 + 128, guard.places, guard.upper)
+    unlisted = Guard(guard.band, guard.doublings, guard.shifts, guard.indices[:0], guard.upper[:0])
+    unshifted = Guard(guard.band, guard.doublings, guard.shifts * 0 + 128, guard.indices, guard.upper)
     for faulty in (unlisted, unshifted, Guard.none()):
-        assert not np.array_equal(guarded_rows(moved, 0, faulty), rows.numpy())
+        assert not np.array_equal(guarded_rows(moved, 0, faulty, GRID), rows.numpy())
 
 
 def test_shifts_cost_next_to_nothing():
     """A byte for a thousand elements or more, next to no list, and the rows of the nearest scales but for a few."""
     scale = torch.exp(6 * torch.rand(200_000) - 2)
-    rows, guard = guard_scales(scale, DEFAULT_BAND, (1, 2))
+    rows, guard = guard_scales(scale, DEFAULT_BAND, GRID)
     assert len(guard.to_bytes(len(scale))) < 140
-    assert (rows != ScaleGrid().index(scale)).float().mean() < 0.1
-    floor, guard = guard_scales(torch.full((200_000,), 0.05), DEFAULT_BAND, (1, 2))
+    assert (rows != GRID.index(scale)).float().mean() < 0.1
+    floor, guard = guard_scales(torch.full((200_000,), 0.05), DEFAULT_BAND, GRID)
     assert not floor.any()
     assert len(guard.to_bytes(len(floor))) < 16
 
 
+GOLDEN = "00040303fa0400880900f80fdb"
+
+
 def test_golden_bytes():
-    places, upper = np.array([0, 77, 78, 8999]), np.array([True, False, True, True])
-    guard = Guard(2.0**-14, (7, 65535), 3, np.array([3, 250], np.uint8), places, upper)
+    indices, upper = np.array([0, 77, 78, 8999]), np.array([True, False, True, True])
+    guard = Guard(2.0**-14, 3, np.array([3, 250], np.uint8), indices, upper)
     assert guard.to_bytes(9000).hex() == GOLDEN
-    read = Guard.from_bytes(bytes.fromhex(GOLDEN), 9000, 1)
-    assert (read.band, read.checksums, read.doublings) == (2.0**-14, (7, 65535), 3)
-    assert [x.tolist() for x in (read.shifts, read.places, read.upper)] == [[3, 250], places.tolist(), upper.tolist()]
+    read = Guard.from_bytes(bytes.fromhex(GOLDEN), 9000)
+    assert (read.band, read.doublings) == (2.0**-14, 3)
+    assert [x.tolist() for x in (read.shifts, read.indices, read.upper)] == [[3, 250], indices.tolist(), upper.tolist()]
 
 
-PLAIN = "0004020700ffff0303fa0400880900f80fdb"  # as files of version 2 hold it
-GOLDEN = "0004021729ffff0303fa0400880900f80fdb"
+def test_golden_bytes_of_a_guard_that_lists_nothing():
+    assert (Guard.none().to_bytes(9000), Guard.none(2.0**-14).to_bytes(9000).hex()) == (b"", "0004")
+    for band in (0, 2.0**-14):
+        read = Guard.from_bytes(Guard.none(band).to_bytes(9000), 9000)
+        assert (read.band, len(read.shifts), len(read.indices)) == (band, 0, 0)
 
 
-def test_files_of_version_2_hold_the_plain_checksum():
-    assert folded(bytes.fromhex(PLAIN)).hex() == GOLDEN
-    assert folded(bytes.fromhex(GOLDEN)).hex() == PLAIN
-    assert [folded(bytes(n)) for n in range(4)] == [bytes(n) for n in range(4)]
+def test_golden_bytes_of_the_checksums():
+    """That of z has a CRC of all else xored into it, the guard included."""
+    sums = Checksums(7, (65535, 258))
+    assert sums.to_bytes(bytes.fromhex(GOLDEN)).hex() == SUMS
+    assert Checksums.from_bytes(bytes.fromhex(SUMS), bytes.fromhex(GOLDEN), 2) == sums
+    assert Checksums.from_bytes(b"\0", b"", 2) is None
+    with pytest.raises(CorruptStreamError, match="there is a guard but there are no checksums"):
+        Checksums.from_bytes(b"\0", bytes.fromhex(GOLDEN), 2)
 
 
-def test_every_flipped_bit_is_an_error_or_another_checksum_of_z():
-    data = bytes.fromhex(GOLDEN)
-    for flipped in flips(data):
+SUMS = "02a860ffff0201"
+
+
+@pytest.mark.parametrize("sums", [Checksums(7, (65535, 258)), Checksums(7, (65535,))], ids=["each", "one"])
+def test_every_flipped_bit_is_an_error_or_another_checksum_of_z(sums):
+    guard = bytes.fromhex(GOLDEN)
+    data = sums.to_bytes(guard)
+    cases = [(data, flipped) for flipped in flips(guard)] + [(flipped, guard) for flipped in flips(data)]
+    for changed, changed_guard in cases:
         try:
-            guard = Guard.from_bytes(flipped, 9000, 1)
+            Guard.from_bytes(changed_guard, 9000)
+            read = Checksums.from_bytes(changed, changed_guard, 2)
         except CorruptStreamError:
             continue
-        assert guard.checksums[0] != 7
+        assert read.z != 7
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 4, 6, 8])
+def test_cut_checksums(length):
+    with pytest.raises(CorruptStreamError, match=rf"checksums of 2 steps take 5 bytes or 7, got {length} bytes"):
+        Checksums.from_bytes(bytes.fromhex(SUMS + "00")[:length], bytes.fromhex(GOLDEN), 2)
 
 
 @pytest.mark.parametrize("doublings", [18, 63, 255])
 def test_groups_have_at_most_17_doublings(doublings):
     """So that no group's size overflows."""
-    plain = bytearray.fromhex(PLAIN)
-    plain[7] = doublings
+    changed = bytearray.fromhex(GOLDEN)
+    changed[2] = doublings
     with pytest.raises(CorruptStreamError, match="the guard ends within its shifts: it was cut or is damaged"):
-        Guard.from_bytes(folded(bytes(plain)), 9000, 1)
+        Guard.from_bytes(bytes(changed), 9000)
     nothing = np.zeros(0, np.int64)
-    largest = Guard(2.0**-14, (1, 2), 17, np.array([5], np.uint8), nothing, nothing.astype(bool))
-    assert Guard.from_bytes(largest.to_bytes(9000), 9000, 1).doublings == 17
+    largest = Guard(2.0**-14, 17, np.array([5], np.uint8), nothing, nothing.astype(bool))
+    assert Guard.from_bytes(largest.to_bytes(9000), 9000).doublings == 17
 
 
 def flips(data: bytes) -> list[bytes]:
@@ -117,35 +142,45 @@ def flips(data: bytes) -> list[bytes]:
 
 
 @given(
-    places=st.lists(st.integers(0, 5000), unique=True).map(sorted),
+    indices=st.lists(st.integers(0, 5000), unique=True).map(sorted),
     total=st.integers(5001, 10**6),
     seed=st.integers(0, 9),
 )
-def test_places_survive(places, total, seed):
-    marks = np.random.default_rng(seed).random(len(places)) < 0.5
-    data = pack_indices(np.array(places, np.int64), marks, total)
+def test_indices_survive(indices, total, seed):
+    marks = np.random.default_rng(seed).random(len(indices)) < 0.5
+    data = pack_indices(np.array(indices, np.int64), marks, total)
     back, back_marks = unpack_indices(data, total)
-    assert back.tolist() == places
+    assert back.tolist() == indices
     assert np.array_equal(back_marks, marks)
     for length in range(len(data)):
         with pytest.raises(CorruptStreamError):
             unpack_indices(data[:length], total)
 
 
-@given(data=st.binary(max_size=80), total=st.integers(1, 10**7), steps=st.integers(1, 20))
-def test_any_bytes_are_a_guard_or_a_typed_error(data, total, steps):
+@given(data=st.binary(max_size=80), total=st.integers(1, 10**7))
+def test_any_bytes_are_a_guard_or_a_typed_error(data, total):
     try:
-        guard = Guard.from_bytes(data[:2] + bytes([steps + 1]) + data[2:], total, steps)
+        guard = Guard.from_bytes(data, total)
     except CorruptStreamError:
         return
-    assert len(guard.places) <= total
-    assert not len(guard.places) or 0 <= guard.places[0] <= guard.places[-1] < total
+    assert len(guard.indices) <= total
+    assert not len(guard.indices) or 0 <= guard.indices[0] <= guard.indices[-1] < total
+
+
+@given(data=st.binary(max_size=60), guard=st.binary(max_size=20), steps=st.integers(1, 20), right=st.booleans())
+def test_any_bytes_are_checksums_or_a_typed_error(data, guard, steps, right):
+    data = bytes([2]) + (data + bytes(2 * steps + 2))[: 2 * steps + 2] if right else data
+    try:
+        read = Checksums.from_bytes(data, guard, steps)
+    except CorruptStreamError:
+        return
+    assert read is None or len(read.steps) in (1, steps)
 
 
 @pytest.mark.parametrize("band", [-1e-9, 0.004, float("nan"), 1])
 def test_a_band_too_wide(band):
-    with pytest.raises(ArgumentError, match=r"guard_band must be a relative width of 0 to 0.0039, got"):
-        check_band(band)
+    with pytest.raises(ArgumentError, match=r"guard_band must be a relative width of 0 to 0\.003906, got"):
+        check_band(band, GRID)
 
 
 def test_the_checksum_is_of_little_endian_symbols():
@@ -183,31 +218,36 @@ def test_a_codec_decodes_through_drift_of_a_band_and_tells_a_hundred(seed):
     # means drift too and scales with them, by less than a hundredth of the band
     y_hat = decode_with_drift(0.9 * DEFAULT_BAND, coded)
     torch.testing.assert_close(y_hat, coded["y_hat"], rtol=1e-4, atol=1e-3)
-    with pytest.raises(
-        DecodeMismatchError, match=r"step \d, channels \d to \d, decodes to other symbols .* guard_band"
-    ):
+    with pytest.raises(DecodeMismatchError, match=r"step \d, channels \d to \d decodes to other symbols .* guard_band"):
         decode_with_drift(100 * DEFAULT_BAND, coded)
 
 
 @pytest.mark.parametrize("band", [DEFAULT_BAND, 0.0])
-def test_a_codec_tells_every_flipped_bit_of_the_guard(monkeypatch, band):
+@pytest.mark.parametrize("size", [(5, 4), (12, 14)], ids=["one checksum", "one a step"])
+def test_a_codec_tells_every_flipped_bit_of_checksums_and_guard(monkeypatch, band, size):
     monkeypatch.setattr(MODEL, "guard_band", band)
-    coded = MODEL.compress(latent(0, 1, M, 5, 4))
-    y, z, [guard] = coded["strings"]
-    for flipped in flips(guard):
-        with pytest.raises(CorruptStreamError, match="guard"):
-            MODEL.decompress([y, z, [flipped]], coded["shape"])
+    coded = MODEL.compress(latent(0, 1, M, *size))
+    y, z, [sums], [guard] = coded["strings"]
+    assert len(sums) == (5 if size == (5, 4) else 3 + 2 * 2 * SLICES)
+    cases = [(sums, flipped) for flipped in flips(guard)] + [(flipped, guard) for flipped in flips(sums)]
+    for changed, changed_guard in cases:
+        with pytest.raises(CorruptStreamError, match=r"guard|checksums"):
+            MODEL.decompress([y, z, [changed], [changed_guard]], coded["shape"])
 
 
-def test_the_step_that_does_not_fit_is_named():
-    coded = MODEL.compress(latent(0, 1, M, 5, 4))
-    y, z, [guard] = coded["strings"]
-    for step in range(2 * SLICES):
-        plain = bytearray(folded(guard))
-        plain[5 + 2 * step] ^= 1  # the step's own checksum
-        first = 2 * (step // 2)
-        with pytest.raises(DecodeMismatchError, match=f"step {step}, channels {first} to {first + 1}, decodes"):
-            MODEL.decompress([y, z, [folded(bytes(plain))]], coded["shape"])
+def test_what_does_not_fit_is_named():
+    """The step, or y where one checksum serves all steps."""
+    for size, count in (((12, 14), 2 * SLICES), ((5, 4), 1)):
+        coded = MODEL.compress(latent(0, 1, M, *size))
+        y, z, [sums], [guard] = coded["strings"]
+        own = Checksums.from_bytes(sums, guard, 2 * SLICES)
+        assert len(own.steps) == count
+        for step in range(count):
+            steps = [number ^ (index == step) for index, number in enumerate(own.steps)]
+            first = 2 * (step // 2)
+            where = "y" if count == 1 else f"step {step}, channels {first} to {first + 1}"
+            with pytest.raises(DecodeMismatchError, match=f"^{where} decodes to other symbols"):
+                MODEL.decompress([y, z, [Checksums(own.z, tuple(steps)).to_bytes(guard)], [guard]], coded["shape"])
 
 
 def test_a_guard_of_width_zero_still_tells():
@@ -215,7 +255,8 @@ def test_a_guard_of_width_zero_still_tells():
     model.guard_band = 0.0
     y = latent(1, 1, M, 40, 30)
     coded = model.compress(y)
-    assert len(coded["strings"][2][0]) == 3 + 2 * (2 * SLICES + 1)
+    assert coded["strings"][3] == [b""]
+    assert len(coded["strings"][2][0]) == 1 + 2 * (2 * SLICES + 1)
     assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])
     with pytest.raises(DecodeMismatchError, match="step"):
         decode_with_drift(1e-3, coded)

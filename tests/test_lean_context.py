@@ -57,7 +57,7 @@ def test_a_step_equals_the_plain_formula(model, size, place, seed):
 def test_the_equality_notices_the_other_pass(step, monkeypatch):
     """Planted fault: parameters are computed at the positions of the other pass."""
     model, right = CONTEXTS[0], CodingOrder.window_indices
-    monkeypatch.setattr(CodingOrder, "window_indices", lambda self, step, side: right(self, step ^ 1, side))
+    monkeypatch.setattr(CodingOrder, "window_indices", lambda self, step, *rest: right(self, step ^ 1, *rest))
     with pytest.raises(AssertionError, match="not close"):
         assert_equals_plain(model, (6, 7), step, 0)
 
@@ -115,7 +115,7 @@ def test_a_step_gathers_and_scatters_its_positions(size, step):
     order = CodingOrder([M // SLICES] * SLICES)
     positions = order.positions(step, size)
     x = torch.randn(2, 2, *size)
-    found = Step(step, order.channels(step), positions, positions.flatten().nonzero().flatten(), x, x)
+    found = Step(step, order.channels(step), positions, positions.flatten().nonzero().flatten(), x, x, None)
     assert torch.equal(found.gather(x), x[..., positions])
     assert torch.equal(found.scatter(found.gather(x)), x.where(positions, 0))
 

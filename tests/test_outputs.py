@@ -12,7 +12,7 @@ import torch
 from example_files import untrained
 from mambaic.checkpoint import load_model
 from mambaic.commands.outputs import check_outputs
-from mambaic.files import PictureCodec, compress_file
+from mambaic.files import compress_file
 from mambaic.images import SUFFIXES, read_image, write_image, write_png
 from mambaic_full import main
 from pictures import picture
@@ -29,7 +29,7 @@ def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     checkpoint = untrained(folder / "model.pt")
     write_png(folder / "a.png", picture(20, 30))
-    compress_file(PictureCodec(load_model(checkpoint)), folder / "a.png", folder / "a.sic", None)
+    compress_file(load_model(checkpoint), folder / "a.png", folder / "a.sic", None)
     return folder
 
 

@@ -95,7 +95,7 @@ from ssmctx import jit
 import part
 from part import NUMBER
 
-@jit.kernel(made_of=[part])
+@jit.kernel(inlined=[part])
 def kept():
     return NUMBER
 

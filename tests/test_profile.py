@@ -14,20 +14,26 @@ from ssmctx.memory import peak_memory
 from ssmctx.profile import PartCost, scan_multiply_adds
 
 
-class Codec(nn.Module):
+class Nothing(nn.Module):
+    """A latent codec that keeps y as it is."""
+
+    def forward(self, y):
+        return {"y_hat": y, "likelihoods": {}}
+
+
+def codec():
     """One part of each kind, small enough to count."""
+    g_a = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+    return ssmctx.ImageCodec(g_a, Enlarged(32, d_state=2), Nothing(), stride=2)
 
-    def __init__(self):
-        super().__init__()
-        self.g_a = nn.Conv2d(3, 32, 3, stride=2, padding=1)
-        self.g_s = ssmctx.VSSBlock(32, d_state=2)
 
-    def forward(self, x):
-        return self.g_s(self.g_a(x))
+class Enlarged(ssmctx.VSSBlock):
+    def forward(self, y):
+        return super().forward(y).repeat(1, 1, 2, 2)
 
 
 def test_a_count_by_hand():
-    g_a, g_s, whole = ssmctx.profile(Codec(), (8, 12))
+    g_a, g_s, whole = ssmctx.profile(codec(), (8, 12))
     pixels = 4 * 6
     assert (g_a.name, g_a.parameters, g_a.multiply_adds) == ("g_a", 32 * 27 + 32, pixels * 32 * 27)
     width, rank, states = 64, 2, 2
@@ -53,7 +59,7 @@ def test_parts_of_the_whole_codec():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_cost_grows_with_the_picture():
+def test_cost_grows_with_the_image():
     small, large = (ssmctx.profile(MambaIC("tiny"), (256, 128 * n))[-1] for n in (1, 2))
     assert small.parameters == large.parameters
     assert large.multiply_adds == 2 * small.multiply_adds
@@ -92,7 +98,7 @@ def test_command():
 
 def test_errors_and_both_ways_to_call():
     with pytest.raises(ArgumentError, match=r"size must be \(height, width\) of at least 1, got \(0, 5\)"):
-        ssmctx.profile(Codec(), (0, 5))
+        ssmctx.profile(codec(), (0, 5))
     import ssmctx.profile as module
 
-    assert isinstance(module(Codec(), (4, 4))[0], PartCost)
+    assert isinstance(module(codec(), (4, 4))[0], PartCost)

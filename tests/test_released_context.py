@@ -46,8 +46,8 @@ class RefinesTooEarly(ReleasedContext):
     """Planted fault: the support reads the slice that it is about to predict."""
 
     def _supports(self, k, y_hat, side, state):
-        memo = super()._supports(k, y_hat, side, state)
-        return {**memo, "support": [x + y_hat[:, self.order.channels(2 * k)].mean() for x in memo["support"]]}
+        mean_support, support = super()._supports(k, y_hat, side, state)
+        return mean_support, [x + y_hat[:, self.order.channels(2 * k)].mean() for x in support]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_law_catches_a_leak(leak, steps):
             assert_causal(leaky, y_hat, side, steps=[step])
 
 
-# 8x8 is the latent of a 128x128 picture, where the authors' code fails
+# 8x8 is the latent of a 128x128 image, where the authors' code fails
 @pytest.mark.parametrize(("batch", "height", "width"), [(2, 1, 1), (1, 8, 8), (1, 9, 13)])
 def test_it_round_trips(batch, height, width):
     assert_round_trip(MODEL, latent(width, batch, M, height, width))
@@ -69,7 +69,7 @@ def test_it_round_trips(batch, height, width):
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 50), (128, 128)])
 @torch.no_grad()
-def test_the_codec_round_trips_pictures(size):
+def test_the_codec_round_trips_images(size):
     torch.manual_seed(0)
     model = ReleasedMambaIC(4, 6, (0, 1, 0, 1), num_slices=2, hyper_channels=4, d_state=2).eval()
     model.update()
@@ -78,8 +78,10 @@ def test_the_codec_round_trips_pictures(size):
     decoded = model.decompress(coded["strings"], coded["shape"])["x_hat"]
     assert decoded.shape == x.shape
     assert torch.equal(decoded, model(x)["x_hat"].clamp(0, 1))
-    whole = model.decompress(coded["strings"], {key: coded["shape"][key] for key in ("y", "hyper")})["x_hat"]
-    assert torch.equal(whole[..., : size[0], : size[1]], decoded)
+    y_hat = model.latent_codec.decompress(coded["strings"], coded["shape"])["y_hat"]
+    assert torch.equal(model.g_s(y_hat)[..., : size[0], : size[1]].clamp(0, 1), decoded)
+    with pytest.raises(ArgumentError, match='shape must hold the size of x as "x"'):
+        model.decompress(coded["strings"], {key: coded["shape"][key] for key in ("y", "hyper")})
 
 
 class Halves(ContextModel):

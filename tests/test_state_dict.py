@@ -2,13 +2,14 @@
 
 import copy
 import pickle
+from contextlib import contextmanager
 
 import pytest
 import torch
 from models import M, context, entropy_model, latent
-from ssmctx.entropy.fingerprint import fingerprint
 
-from ssmctx import MambaICEntropyModel
+from ssmctx import ImageCodec, MambaICEntropyModel
+from ssmctx.codec.fingerprint import decoder_fingerprint, old_fingerprint
 
 
 def fresh() -> MambaICEntropyModel:
@@ -23,7 +24,7 @@ def test_state_dicts_load_whoever_was_updated(update_source, update_target):
     if update_target:
         target.update()
     target.load_state_dict(source.state_dict())
-    assert fingerprint(target) == fingerprint(source)
+    assert old_fingerprint(target) == old_fingerprint(source)
     source.update()
     target.update()
     y = latent(0, 1, M, 5, 4)
@@ -44,18 +45,70 @@ def test_double_precision_round_trips():
     assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], model(y)["y_hat"])
 
 
-def test_the_fingerprint_sees_every_weight_and_table():
+def image_codec() -> ImageCodec:
+    g_a, g_s = torch.nn.Conv2d(3, M, 16, stride=16), torch.nn.ConvTranspose2d(M, 3, 16, stride=16)
+    return ImageCodec(g_a, g_s, entropy_model()).eval()
+
+
+def test_the_fingerprint_sees_all_that_decoding_depends_on_and_nothing_else():
+    codec = image_codec()
+    own = decoder_fingerprint(codec)
+    marks, seen, unseen = {own}, 0, set()
+    # what a prior and a bound do for a decoder is in the medians and the tables
+    encoder_only = ("g_a.", *(f"latent_codec.{part}." for part in ("h_a", "entropy_bottleneck", "scale_bound")))
+    for name, value in codec.state_dict().items():
+        assert value.numel()
+        if name.startswith("latent_codec.entropy_bottleneck._") or name == "latent_codec.y_tables.lengths":
+            continue  # tables of which one number alone cannot change
+        with one_number_changed(value, 1 if name == "latent_codec.y_tables.cdfs" else -1):
+            mark = decoder_fingerprint(codec)
+        if name.startswith(encoder_only):
+            unseen.add(name)
+            assert mark == own
+        else:
+            seen += 1
+            marks.add(mark)
+    assert len(marks) == 1 + seen > 50
+    assert {"g_a.weight", "latent_codec.h_a.0.weight", "latent_codec.entropy_bottleneck.quantiles"} <= unseen
+
+
+@contextmanager
+def one_number_changed(value: torch.Tensor, index: int):
+    numbers = value.view(-1)
+    before = numbers.clone()
+    numbers[index] += 1
+    yield
+    numbers.copy_(before)
+
+
+@pytest.mark.parametrize("what", ["medians", "z's tables", "coder", "stride"])
+def test_the_fingerprint_sees_what_is_no_weight(what):
+    codec = image_codec()
+    own = decoder_fingerprint(codec)
+    prior = codec.latent_codec.entropy_bottleneck
+    if what == "medians":
+        prior.quantiles.data[0, 0, 1] += 0.01
+    elif what == "z's tables":
+        prior._offset[0] += 1
+    elif what == "coder":
+        codec.latent_codec.coder.name = "another"
+    else:
+        codec.stride = 32
+    assert decoder_fingerprint(codec) != own
+
+
+def test_the_fingerprint_of_old_files_sees_every_weight():
     model = entropy_model()
-    marks, tables = {fingerprint(model)}, 0
+    marks, tables = {old_fingerprint(model)}, 0
     for name, value in model.state_dict().items():
-        changed = copy.deepcopy(model)
-        changed.state_dict()[name].view(-1)[-1:].add_(1)
+        assert value.numel()
+        with one_number_changed(value, -1):
+            mark = old_fingerprint(model)
         if name.startswith("y_tables."):  # these are told by the other fingerprint, which refuses what is no table
             tables += 1
-            assert fingerprint(changed) in marks
+            assert mark in marks
         else:
-            marks.add(fingerprint(changed))
-        assert value.numel()
+            marks.add(mark)
     assert tables == 3
     assert len(marks) == 1 + len(model.state_dict()) - tables
 

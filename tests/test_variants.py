@@ -22,7 +22,7 @@ def test_slices_may_differ():
         ChannelSpatialContext(10, slices=[1, 2])
     with pytest.raises(ArgumentError, match="M of at least 20, got 10"):
         elic_slices(10)
-    with pytest.raises(ArgumentError, match="1 or 2 passes, got 3"):
+    with pytest.raises(ArgumentError, match="passes must be 1, 2, 4, 5 or a sequence of Lattice, got 3"):
         CodingOrder([2], passes=3)
     with pytest.raises(UnknownNameError, match=r"unknown block 'vs' \(did you mean 'vss'"):
         ChannelSpatialContext(10, block="vs")

@@ -275,7 +275,7 @@ class ImageCodec(nn.Module):
         return {"quality": quality}
 
     def _padded(self, x: Tensor) -> Tensor:
-        check_image("ImageCodec", x, 3)
+        check_image(type(self).__name__, x, 3)
         height, width = x.shape[-2:]
         return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
 

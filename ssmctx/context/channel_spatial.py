@@ -124,10 +124,8 @@ class ChannelSpatialContext(ContextModel):
         features = [state.channel[1], state.side]
         if self._spatial:
             features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
-        indices = self.order.window_indices(step, grid.size)
-        mean, scale = head(features, grid, state.padded, None if indices is None else indices.to(y_hat.device)).chunk(
-            2, dim=1
-        )
+        indices = self.order.window_indices(step, grid.size, y_hat.device)
+        mean, scale = head(features, grid, state.padded, indices).chunk(2, dim=1)
         return mean, scale
 
     def _grid(self, x: Tensor) -> WindowGrid:

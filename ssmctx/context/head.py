@@ -60,8 +60,10 @@ class ParameterHead(nn.Sequential):
         Returns:
             The parameters (batch, 2m, H, W); other positions than those wanted are zero.
         """
-        windows = features[0].shape[1]
-        step = max(1, _MOST_AT_ONCE // (len(features[0]) * self.channels * self.window_size**2))
+        if torch.compiler.is_compiling():  # at once, so that one graph holds for any number of windows
+            return grid.join(self._at(torch.cat(list(features), dim=-1), padded, indices), indices)
+        batch, windows = features[0].shape[:2]
+        step = max(1, _MOST_AT_ONCE // (batch * self.channels * self.window_size**2))
         parameters = []
         for first in range(0, windows, step):
             part = slice(first, first + step)
@@ -73,7 +75,7 @@ class ParameterHead(nn.Sequential):
         attention, *pointwise = self
         # whether there is attention is known from the start, for a wrapper hides its class; Identity takes it out
         if self._attends and type(attention) is not nn.Identity:
-            batch = len(tokens)
+            batch = tokens.shape[0]
             padded = None if padded is None else padded.expand(batch, -1, -1)
             rows = None if indices is None else indices.expand(batch, -1)
             tokens = attention(tokens, windows=True, padded=padded, indices=rows)

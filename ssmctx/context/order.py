@@ -234,7 +234,9 @@ class CodingOrder:
             mask |= self.mask(earlier, size, device)
         return mask
 
-    def window_indices(self, step: int, window_size: int) -> Tensor | None:
+    def window_indices(
+        self, step: int, window_size: int, device: torch.device | str | None = None
+    ) -> Tensor | None:
         """Row-major indices (n,) of a step's positions inside each window of a grid of windows that starts at (0, 0).
 
         None where they differ from window to window, or where the step codes every position.
@@ -242,7 +244,10 @@ class CodingOrder:
         lattice = self.lattices[self.pass_index(step)]
         if any(window_size % side for side in lattice.size) or all(map(all, lattice.tile)):
             return None
-        return lattice.positions((window_size, window_size), "cpu").flatten().nonzero().flatten()
+        height, width = lattice.size
+        square = product(range(window_size), repeat=2)
+        inside = [row * window_size + column for row, column in square if lattice.tile[row % height][column % width]]
+        return torch.tensor(inside, device=device)
 
     def _check(self, step: int) -> None:
         if not 0 <= step < self.num_steps:

@@ -128,9 +128,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Returns:
             "y_hat" (batch, M, H, W) and "likelihoods", a dict of "y" (y's shape) and "z" (z's shape); the sum of -log2
-            of them is the rate in bits. Outside training they are those of the tabled scales, and a trained model's rate
-            is that of its files. An untrained model's files are smaller: likelihoods go down to 1e-9, 30 bits, where
-            the coder spends 16 bits within a table row and about 30 outside.
+            of them is the rate in bits. Outside training they are those of the tabled scales, and a trained model's
+            rate is that of its files. An untrained model's files are smaller: likelihoods go down to 1e-9, 30 bits,
+            where the coder spends 16 bits within a table row and about 30 outside.
 
         Raises:
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
@@ -293,8 +293,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
     def _decode(self, sections: Sections, size: torch.Size, hyper_size: torch.Size, gain: Gain) -> Tensor:
         """y_hat of one image."""
-        checksums = Checksums.from_bytes(sections.checksums, sections.guard, self.context.order.num_steps)
         guard = Guard.from_bytes(sections.guard, self.M * size.numel())
+        checksums = Checksums.from_bytes(sections.checksums, sections.guard, self.context.order.num_steps)
         coded = self.decode_side(sections.z, hyper_size, size, gain.z, self.coder)
         if checksums is not None and coded.checksum != checksums.z:
             raise CorruptStreamError(

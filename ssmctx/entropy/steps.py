@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Step:
         index: number of the step.
         channels: the slice of channels that the step codes in, as an index into the latent's channels.
         positions: boolean (H, W), the positions coded in each of these channels.
-        indices: (P,) int64, the same positions in row-major order: row * W + column, increasing.
+        on_host: the same, on the CPU.
         mean: (batch, m, H, W), for the m channels of the slice.
         scale: (batch, m, H, W), any real number; the standard deviation of the residual in quantisation steps.
         gain: (batch or 1, m, 1, 1), quantisation steps per unit of y; None for 1.
@@ -32,10 +33,16 @@ class Step:
     index: int
     channels: slice | list[int]
     positions: Tensor
-    indices: Tensor
+    on_host: Tensor
     mean: Tensor
     scale: Tensor
     gain: Tensor | None
+
+    @cached_property
+    def indices(self) -> Tensor:
+        """The positions in row-major order, row * W + column, increasing, (P,) int64."""
+        # counted on the host, so that no GPU is waited for
+        return self.on_host.flatten().nonzero().flatten().to(self.positions.device)
 
     def residual(self, y: Tensor) -> Tensor:
         """What is to be rounded of y (batch, M, H, W): (y - mean) * gain, (batch, m, H, W)."""
@@ -95,15 +102,14 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
         state = context.begin(side)
     for index in range(order.num_steps):
         channels = order.channels(index)
-        positions = order.positions(index, (height, width), "cpu")
-        indices = positions.flatten().nonzero().flatten()  # counted on the host, so that no GPU is waited for
-        positions, indices = positions.to(side.device), indices.to(side.device)
+        on_host = order.positions(index, (height, width), "cpu")
+        positions = on_host.to(side.device)
         own_gain = None if gain is None else gain[:, channels]
         with stage("context", index):
             predicted = context(index, y_hat, side, state)
         mean, scale = _checked(context, index, y_hat[:, channels].shape, predicted)
         step = Step(
-            index, channels, positions, indices, mean, scale if own_gain is None else scale * own_gain, own_gain
+            index, channels, positions, on_host, mean, scale if own_gain is None else scale * own_gain, own_gain
         )
         q = yield step
         y_hat = put_channels(y_hat, channels, torch.where(positions, step.value(q), y_hat[:, channels]))

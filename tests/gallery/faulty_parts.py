@@ -56,12 +56,14 @@ class MasksByMultiplying(SoundContext):
         return y_hat * self.coded(step, y_hat)
 
 
-class KeepsAStaleMemo(SoundContext):
-    """What the first step put into the memo serves all others."""
+class KeepsAStaleState(SoundContext):
+    """What the first step put into the state serves all others."""
+
+    def begin(self, side):
+        return {}
 
     def forward(self, step, y_hat, side, state=None):
-        memo = {} if memo is None else memo
-        selected = memo.setdefault("selected", self.selected(step, y_hat))
+        selected = (self.begin(side) if state is None else state).setdefault("selected", self.selected(step, y_hat))
         k = self.order.slice_index(step)
         mean, scale = self.nets[k](torch.cat([selected, side], 1)).chunk(2, 1)
         return mean, scale
