@@ -234,9 +234,7 @@ class CodingOrder:
             mask |= self.mask(earlier, size, device)
         return mask
 
-    def window_indices(
-        self, step: int, window_size: int, device: torch.device | str | None = None
-    ) -> Tensor | None:
+    def window_indices(self, step: int, window_size: int, device: torch.device | str | None = None) -> Tensor | None:
         """Row-major indices (n,) of a step's positions inside each window of a grid of windows that starts at (0, 0).
 
         None where they differ from window to window, or where the step codes every position.
