@@ -48,7 +48,9 @@ def test_an_exported_context_holds_for_any_batch_and_size(step):
 @pytest.mark.parametrize("name", registry.blocks.names())
 def test_an_exported_block_holds_for_any_batch_and_size(name):
     block, auto = make_small(registry.blocks, name), torch.export.Dim.AUTO
-    program = torch.export.export(block, (latent(0, 2, 8, 9, 12),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)).module()
+    program = torch.export.export(
+        block, (latent(0, 2, 8, 9, 12),), dynamic_shapes=({0: auto, 2: auto, 3: auto},)
+    ).module()
     for size in ((3, 8, 13, 7), (1, 8, 8, 8)):
         x = latent(1, *size)
         torch.testing.assert_close(program(x), block(x), rtol=1e-4, atol=1e-5)

@@ -31,7 +31,9 @@ class Quad(ContextModel):
 
     def forward(self, step, y_hat, side, state=None):
         coded = self.coded_anchors(step, y_hat)
-        mean, scale = self.net(nn.functional.pad(side, (0, 0, 0, 0, 0, coded.shape[1])) + _padded(coded, side)).chunk(2, 1)
+        mean, scale = self.net(nn.functional.pad(side, (0, 0, 0, 0, 0, coded.shape[1])) + _padded(coded, side)).chunk(
+            2, 1
+        )
         return mean, scale.exp()
 
 
@@ -62,7 +64,9 @@ def test_without_the_plugin_the_checkpoint_says_what_is_missing(plugins, tmp_pat
 
     save_checkpoint(tmp_path / "x.pt", MambaIC("tiny", "context-my-quad"), {})
     monkeypatch.delitem(registry.contexts._targets, "my-quad")
-    with pytest.raises(CheckpointError, match=r"cannot be used here: unknown variant 'context-my-quad'; known: mambaic"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be used here: unknown variant 'context-my-quad'; known: mambaic"
+    ):
         load_model(tmp_path / "x.pt")
 
 

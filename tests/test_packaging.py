@@ -132,9 +132,19 @@ def test_the_metadata_is_complete():
     assert {"Homepage", "Documentation", "Repository", "Issues", "Changelog"} <= set(project["urls"])
     classifiers = set(project["classifiers"])
     assert "Typing :: Typed" in classifiers
-    versions = {f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12)}
+    versions = {f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)}
     assert versions <= classifiers
-    assert project["requires-python"] == ">=3.10,<3.13"
+    assert project["requires-python"] == ">=3.10,<3.14"
+
+
+def test_compressai_is_an_extra_that_the_tests_have():
+    project = configuration()["project"]
+    names = {re.split(r"[<>=\[]", line)[0] for line in project["dependencies"]}
+    assert names == {"torch", "einops", "numpy", "numba", "typing-extensions"}
+    extras = project["optional-dependencies"]
+    assert extras["compressai"] == ["compressai>=1.2.6"]
+    assert "ssmctx[compressai]" in extras["test"]
+    assert any("test" in line for line in extras["dev"])
 
 
 def test_torch_is_asked_for_by_a_lower_bound_only():

@@ -23,7 +23,8 @@ def model_of(qualities, **changes):
     model = MambaICEntropyModel(M, hyper_channels=6, N=4, context=context(), qualities=qualities, **changes).eval()
     with torch.no_grad():
         for head in model.context.head:
-            head[-1].weight *= 10
+            head[-1].weight *= 4
+            head[-1].bias.chunk(2)[1].add_(4)  # what latents of standard deviation 4 ask for, as in a trained model
         if model.gains is not None:  # as training leaves them: each channel its own
             model.gains.log_y += 0.2 * torch.randn_like(model.gains.log_y)
             model.gains.log_z += 0.2 * torch.randn_like(model.gains.log_z)

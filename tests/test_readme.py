@@ -12,4 +12,4 @@ README = (Path(__file__).parents[1] / "README.md").read_text()
 def test_python_blocks_run(block):
     names = {}
     exec(block, names)
-    assert names["x_hat"].shape == names["x"].shape
+    assert names["decoded"].shape == names["image"].shape
