@@ -1,6 +1,7 @@
 """Parts that other packages register can be trained and used by name, without a change to the example."""
 
 import pytest
+import torch
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC, find_variant
 from mambaic_full import main
@@ -30,15 +31,8 @@ class Quad(ContextModel):
         self.net = nn.Conv2d(3 * M, 2 * M, 3, padding=1)
 
     def forward(self, step, y_hat, side, state=None):
-        coded = self.coded_anchors(step, y_hat)
-        mean, scale = self.net(nn.functional.pad(side, (0, 0, 0, 0, 0, coded.shape[1])) + _padded(coded, side)).chunk(
-            2, 1
-        )
+        mean, scale = self.net(torch.cat([self.coded_anchors(step, y_hat), side], dim=1)).chunk(2, 1)
         return mean, scale.exp()
-
-
-def _padded(coded, side):
-    return nn.functional.pad(coded, (0, 0, 0, 0, side.shape[1], 0))
 
 
 @pytest.fixture
@@ -53,7 +47,7 @@ def test_a_plugin_is_trained_and_codes(plugins, tmp_path, variant):
     out = tmp_path / "x.pt"
     flags = ["--data", photos, "--out", out, "--steps", 1, "--batch-size", 2, "--crop", 64, "--variant", variant]
     assert main(["train", *map(str, flags)]) == 0
-    source, coded, back = photos / "1.png", tmp_path / "1.sic", tmp_path / "1.png"
+    source, coded, back = next(photos.glob("*.png")), tmp_path / "1.sic", tmp_path / "1.png"
     assert main(["compress", str(source), str(coded), "--checkpoint", str(out)]) == 0
     assert main(["decompress", str(coded), str(back), "--checkpoint", str(out)]) == 0
     assert load_model(out).variant == variant
@@ -64,9 +58,7 @@ def test_without_the_plugin_the_checkpoint_says_what_is_missing(plugins, tmp_pat
 
     save_checkpoint(tmp_path / "x.pt", MambaIC("tiny", "context-my-quad"), {})
     monkeypatch.delitem(registry.contexts._targets, "my-quad")
-    with pytest.raises(
-        CheckpointError, match=r"cannot be used here: unknown variant 'context-my-quad'; known: mambaic"
-    ):
+    with pytest.raises(CheckpointError, match="cannot be used here: unknown variant 'context-my-quad'; known"):
         load_model(tmp_path / "x.pt")
 
 

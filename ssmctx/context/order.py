@@ -54,8 +54,8 @@ class Lattice:
     def positions(self, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (H, W): the positions of the set in a latent of that size."""
         tile = torch.tensor(self.tile, device=device)
-        repeats = [-(-side // of_tile) for side, of_tile in zip(size, self.size, strict=True)]
-        return tile.repeat(*repeats)[: size[0], : size[1]]
+        row, column = (torch.arange(n, device=device) % of_tile for n, of_tile in zip(size, self.size, strict=True))
+        return tile[row[:, None], column]
 
 
 def _numbered(tile: Sequence[Sequence[int]]) -> tuple[Lattice, ...]:

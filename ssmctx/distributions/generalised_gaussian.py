@@ -49,22 +49,25 @@ class GeneralisedGaussian(Distribution):
     shape: float = 1.5
 
     name: ClassVar[str] = "generalised-gaussian"
+    _known: ClassVar[tuple[float, float]]  # of an object, not of the class; no field, so that it counts for nothing
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.shape <= 4:
             raise ArgumentError(f"GeneralisedGaussian: shape must be 0.5 to 4, got {self.shape}")
+        # here and not when it is needed: torch.compile cannot trace decimal arithmetic
+        object.__setattr__(self, "_known", _constants(self.shape))
 
     def survival(self, x: Tensor, scale: Tensor) -> Tensor:
         """Half of Q(1 / shape, (x / a)^shape), or 1 minus that of -x where x is negative."""
-        _, unit = _constants(self.shape)
-        return _Survival.apply(x / (scale * unit), self.shape)  # type: ignore[no-any-return]
+        height, unit = self._known
+        return _Survival.apply(x / (scale * unit), self.shape, height)  # type: ignore[no-any-return]
 
     def half_mass(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         r"""Half of P(1 / shape, (x / a)^shape), by a sum of positive terms.
 
         $$ \gamma(s, u) = u^s e^{-u} \sum_k \frac{u^k}{s (s + 1) \cdots (s + k)}, \quad u^s = x / a $$
         """
-        height, unit = _constants(self.shape)
+        height, unit = self._known
         x = x / unit
         u = np.minimum(power(x, self.shape), _FARTHEST)
         x = np.minimum(x, power(np.array([_FARTHEST]), 1 / self.shape))
@@ -93,17 +96,16 @@ class _Survival(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(t: Tensor, shape: float) -> Tensor:
+    def forward(t: Tensor, shape: float, height: float) -> Tensor:
         tail = 0.5 * torch.special.gammaincc(torch.full_like(t, 1 / shape), t.abs() ** shape)
         return torch.where(t < 0, 1 - tail, tail)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
-        t, ctx.shape = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        t, ctx.shape, ctx.height = inputs
         ctx.save_for_backward(t)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (t,) = ctx.saved_tensors
-        height, _ = _constants(ctx.shape)
-        return -grad * height * torch.exp(-(t.abs() ** ctx.shape)), None
+        return -grad * ctx.height * torch.exp(-(t.abs() ** ctx.shape)), None, None

@@ -39,9 +39,9 @@ class WindowGrid:
     @property
     def _padding(self) -> tuple[int, int, int, int]:
         """Left, right, above, below."""
-        right, below = (
-            (self.size - (side + self.before) % self.size) % self.size for side in (self.width, self.height)
-        )
+        right, below = (self.size - (side + self.before) % self.size for side in (self.width, self.height))
+        if not _exporting():  # an exported graph pads by a whole window, never by none: it holds for every size then
+            right, below = right % self.size, below % self.size
         return self.before, right, self.before, below
 
     def split(self, x: Tensor) -> Tensor:
@@ -55,15 +55,21 @@ class WindowGrid:
         if indices is not None:
             whole = tokens.new_zeros(*tokens.shape[:2], self.size**2, tokens.shape[3])
             tokens = whole.index_copy(2, indices, tokens)
-        rows = (self.height + sum(self._padding[2:])) // self.size
-        x = rearrange(tokens, "b (i j) (r c) d -> b d (i r) (j c)", i=rows, r=self.size, c=self.size)
-        image: Tensor = x[..., self.before : self.before + self.height, self.before : self.before + self.width]
+        left, right, above, below = self._padding
+        rows, columns = (self.height + above + below) // self.size, (self.width + left + right) // self.size
+        x = rearrange(tokens, "b (i j) (r c) d -> b d (i r) (j c)", i=rows, j=columns, r=self.size, c=self.size)
+        # narrow, not a slice: whether a slice takes all depends on the size, and an exported graph would hold for one
+        image: Tensor = x.narrow(2, above, self.height).narrow(3, left, self.width)
         return image
 
     def padded(self, device: torch.device | str | None = None) -> Tensor | None:
         """Boolean (windows, size^2): the tokens that lie outside the image; None where there is none."""
-        # compiled code computes it in any case, so that it holds for every size
-        if not torch.compiler.is_compiling() and not any(self._padding):
+        if not _exporting() and not any(self._padding):
             return None
         real = F.pad(torch.ones(1, 1, self.height, self.width, device=device), self._padding)
         return rearrange(real, "1 1 (i r) (j c) -> (i j) (r c)", r=self.size, c=self.size) == 0
+
+
+def _exporting() -> bool:
+    """Whether torch.export traces; before torch 2.7 compiling counts as such."""
+    return bool(getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)())
