@@ -75,7 +75,7 @@ def make_realistic(model: ImageCodec, pixels: Tensor) -> None:
     model.update()
 
 
-def picture(width: int, height: int, path: Path | None) -> Tensor:
+def image(width: int, height: int, path: Path | None) -> Tensor:
     """uint8 pixels (3, height, width): of a file, repeated as needed, or noise of all coarsenesses."""
     if path is not None:
         pixels = read_image(path)
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--preset", default="full", choices=PRESETS)
     parser.add_argument("--layouts", nargs="*", default=["paper", "released"], choices=["paper", "released"])
     parser.add_argument("--sizes", nargs="*", type=_pair, default=[(768, 512), (2048, 1363)], metavar="WIDTHxHEIGHT")
-    parser.add_argument("--picture", type=Path, help="picture file to code; default noise")
+    parser.add_argument("--image", type=Path, help="image file to code; default noise")
     parser.add_argument("--train", type=_pair, metavar="BATCHxCROP", help="also time a training step")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds; medians are shown")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
@@ -239,7 +239,7 @@ def main() -> None:
     for layout in options.layouts:
         for width, height in options.sizes:
             title = f"{options.preset}, {layout}, {width}x{height}"
-            pixels = picture(width, height, options.picture)
+            pixels = image(width, height, options.image)
             result = measure(layout, options.preset, pixels, options.rounds, options.device)
             found[title] = result | {"machine": about}
             show(title, result)

@@ -5,7 +5,7 @@
 
 Symbols are rounded Gaussians of many scales, coded with the library's 64 tables. Nothing is timed before our bytes
 equal CompressAI's and every contender has given back every symbol.
-The symbols come in ten steps, as those of a picture do: one stream of ours, ten of CompressAI's `GaussianConditional`,
+The symbols come in ten steps, as those of an image do: one stream of ours, ten of CompressAI's `GaussianConditional`,
 which is what its latent codecs call, tensors in and tensors out. "times" is the speed in units of that.
 Other peers: `compressai.ans` alone, its lists made beforehand, in one piece; and constriction (pip install
 constriction), symbols in order and, its best case, sorted by index beforehand.

@@ -1,11 +1,11 @@
 """Does a file decode where numbers differ? Encode in one setting, decode in others, and measure how far scales drift.
 
-    python benchmarks/decode_anywhere.py model.pt pictures/
-    python benchmarks/decode_anywhere.py model.pt pictures/ --json benchmarks/results/decode-anywhere.json
+    python benchmarks/decode_anywhere.py model.pt images/
+    python benchmarks/decode_anywhere.py model.pt images/ --json benchmarks/results/decode-anywhere.json
 
-Settings are scan backends, numbers of threads and devices. Every pair of them is tried: all pictures are encoded in
+Settings are scan backends, numbers of threads and devices. Every pair of them is tried: all images are encoded in
 the one and decoded in the other, through the bytes of a `.sic` file. Symbols are exact or the decoder says so; pixels
-may differ by the drift of the means. The drift is also measured against pictures coded four at a time, which our
+may differ by the drift of the means. The drift is also measured against images coded four at a time, which our
 codec never does. The cost of the guard is its share of the files.
 """
 
@@ -72,10 +72,10 @@ def walk(model: MambaIC, y: Tensor, symbols: list[Tensor] | None, copies: int) -
     return torch.cat(scales).cpu(), found
 
 
-def drift(model: MambaIC, pictures: list[Path], base: str, other: str, copies: int) -> dict[str, float]:
+def drift(model: MambaIC, images: list[Path], base: str, other: str, copies: int) -> dict[str, float]:
     """How far the scales of one setting lie from those of another that codes the same symbols."""
     worst, rows = 0.0, 0
-    for path in tqdm(pictures, desc=f"drift, {other}{' x 4' * (copies > 1)}", leave=False):
+    for path in tqdm(images, desc=f"drift, {other}{' x 4' * (copies > 1)}", leave=False):
         put(model, base)
         x = pad_image(to_float(read_image(path))).to(next(model.parameters()).device)
         with torch.no_grad():
@@ -93,15 +93,15 @@ def main() -> None:
     """Run the check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("pictures", type=Path, help="a folder")
+    parser.add_argument("images", type=Path, help="a folder")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
-    pictures, model = find_images(options.pictures), load_model(options.checkpoint)
-    report: dict[str, object] = {"machine": machine(), "pictures": len(pictures), "guard_band": DEFAULT_BAND}
+    images, model = find_images(options.images), load_model(options.checkpoint)
+    report: dict[str, object] = {"machine": machine(), "pictures": len(images), "guard_band": DEFAULT_BAND}
     size = guard = 0
     for source in SETTINGS:
         codec = put(model, source)
-        coded = [codec.encode(read_image(path)) for path in tqdm(pictures, desc=source, leave=False)]
+        coded = [codec.encode(read_image(path)) for path in tqdm(images, desc=source, leave=False)]
         size = sum(map(len, coded))
         guard = sum(len(part) for data in coded for part in CodedImage.from_bytes(data).sections[2:])
         own = [codec.decode(data) for data in coded]
@@ -117,12 +117,12 @@ def main() -> None:
                 exact += 1
                 pixels += int((decoded != expected).sum())
             report[f"{source} -> {target}"] = {"symbols_exact": exact, "pixel_values_that_differ": pixels}
-            print(f"{source} -> {target}: symbols of {exact} of {len(pictures)} exact, {pixels} pixel values differ")
+            print(f"{source} -> {target}: symbols of {exact} of {len(images)} exact, {pixels} pixel values differ")
     report["bytes"], report["guard_bytes"] = size, guard
     print(f"guard: {guard} of {size} bytes, {100 * guard / size:.2f} %, checksums included")
     base = next(iter(SETTINGS))
     for other, copies in [(name, 1) for name in SETTINGS if name != base] + [("cpu scan, 2 threads", 4)]:
-        result = drift(model, pictures, base, other, copies)
+        result = drift(model, images, base, other, copies)
         report[f"drift, {base} -> {other}, batch of {copies}"] = result
         print(f"{base} -> {other}, batch of {copies}: {result}")
     if options.json:

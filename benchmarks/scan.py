@@ -4,7 +4,7 @@
     python benchmarks/scan.py --device cuda        # on a GPU, with mamba-ssm's kernel if it is installed
     python benchmarks/scan.py --json benchmarks/results/scan.json
 
-Every contender must first agree with the float64 reference, outputs and gradients; who does not is not timed.
+Every contender must first agree with the float64 reference, outputs and gradients; one that does not is not timed.
 Peers: the loop of mamba_ssm's `selective_scan_ref` in torch, as it stands and with a kinder memory layout, mambapy's
 parallel scan (pip install mambapy), and on a GPU mamba_ssm's CUDA kernel.
 """
@@ -178,11 +178,11 @@ def over(peak: int | None, inputs: int) -> float:
     return math.nan if peak is None else peak / inputs
 
 
-def picture(d: int, height: int, width: int, states: int, device: str, rounds: int) -> list[dict[str, object]]:
-    """Our backends on a picture in four directions, softplus included."""
+def image(d: int, height: int, width: int, states: int, device: str, rounds: int) -> list[dict[str, object]]:
+    """Our backends on an image in four directions, softplus included."""
     generator = torch.Generator().manual_seed(0)
-    place, count = (1, height, width), len(DIRECTIONS)
-    shapes = [(*place, d), (*place, count, d), (count, d, states), (*place, count, states), (*place, count, states)]
+    grid, count = (1, height, width), len(DIRECTIONS)
+    shapes = [(*grid, d), (*grid, count, d), (count, d, states), (*grid, count, states), (*grid, count, states)]
     u, raw, A, B, C = (torch.randn(s, generator=generator).to(device) for s in shapes)
     flat = torch.zeros(count, d, device=device)
     leaves = [x.requires_grad_() for x in (u, raw - 3, -A.abs() - 0.1, B, C, flat + 1, flat.clone())]
@@ -240,8 +240,8 @@ def main() -> None:
     report["sequence"] = compare(values, options.device, options.rounds)
     show("a sequence: 1024 channels, 1536 positions, 16 states, float32", report["sequence"])
     d, height, width = (512, 384, 256) if options.device == "cuda" else (256, 48, 32)
-    report["picture"] = picture(d, height, width, 16, options.device, options.rounds)
-    show(f"a picture: {d} channels, {height} x {width}, four directions, softplus, 16 states", report["picture"])
+    report["picture"] = image(d, height, width, 16, options.device, options.rounds)
+    show(f"an image: {d} channels, {height} x {width}, four directions, softplus, 16 states", report["picture"])
     if options.json:
         write_whole(options.json, (json.dumps(report, indent=1) + "\n").encode())
 

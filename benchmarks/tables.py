@@ -89,8 +89,8 @@ def scan_sequence(report: Report) -> str:
     return table(head, rows) + (f"\nNot timed: {', '.join(left_out)}.\n" if left_out else "")
 
 
-def scan_picture(report: Report) -> str:
-    """Our backends on a picture."""
+def scan_image(report: Report) -> str:
+    """Our backends on an image."""
     rows = [
         [
             row["name"],
@@ -221,7 +221,7 @@ def summary() -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "scan-sequence": ("scan-cpu", scan_sequence),
-    "scan-picture": ("scan-cpu", scan_picture),
+    "scan-image": ("scan-cpu", scan_image),
     "coder": ("coder", coder),
     "decode-anywhere": ("decode-anywhere", decode_anywhere),
     "codec": ("codec-cpu", codec),

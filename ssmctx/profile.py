@@ -31,7 +31,7 @@ _PER_STATE, _PER_CHANNEL = 4, 2
 
 @dataclass(frozen=True)
 class PartCost:
-    """What one part of a codec costs, in one evaluation pass over one picture.
+    """What one part of a codec costs, in one evaluation pass over one image.
 
     Attributes:
         name: of the part; "all" is the whole model.
@@ -62,14 +62,14 @@ def scan_multiply_adds(pixels: int, directions: int, channels: int, states: int)
 
 
 def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None) -> list[PartCost]:
-    """Cost of a codec and of each of its parts, for one evaluation pass over one picture.
+    """Cost of a codec and of each of its parts, for one evaluation pass over one image.
 
     Parts are the stages that coding names (`ssmctx.stages`) and the modules of the same names: g_a, h_a, h_s,
     entropy_bottleneck, context and g_s. A codec that is no `ImageCodec` names no g_a and g_s.
 
     Args:
         model: a codec, or an entropy model.
-        size: height and width of the picture in pixels, or of the latent in cells for an entropy model.
+        size: height and width of the image in pixels, or of the latent in cells for an entropy model.
         channels: of the input; default 3, and M for a module that has one.
 
     Raises:
@@ -193,7 +193,7 @@ def _main() -> None:
     parser.add_argument("--M", type=int, default=320, help="channels of y (%(default)s)")
     parser.add_argument("--N", type=int, default=128, help="half the width of h_a and h_s (%(default)s)")
     parser.add_argument("--hyper-channels", type=int, default=192, help="channels of z (%(default)s)")
-    parser.add_argument("--latent", default="32x48", help="height x width of y; 32x48 is a 512 x 768 picture")
+    parser.add_argument("--latent", default="32x48", help="height x width of y; 32x48 is a 512 x 768 image")
     options = parser.parse_args()
     try:
         height, width = (int(side) for side in options.latent.split("x"))

@@ -1,4 +1,4 @@
-"""Folders of small pictures, untrained checkpoints and made-up curves for the tests of the example's evaluation."""
+"""Folders of small images, untrained checkpoints and made-up curves for the tests of the example's evaluation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mambaic.checkpoint import save_checkpoint
 from mambaic.codec import MambaIC
 from mambaic.curves import Curve
 from mambaic.images import write_png
-from pictures import picture
+from sample_images import sample_image
 
 
-def pictures(folder: Path, *sizes: tuple[int, int]) -> Path:
-    """A folder with a picture of each (height, width), the first of them in a folder below."""
+def image_folder(folder: Path, *sizes: tuple[int, int]) -> Path:
+    """A folder with an image of each (height, width), the first of them in a folder below."""
     for seed, size in enumerate(sizes):
-        write_png(folder / ("nested" if seed == 0 else "") / f"{seed}.png", picture(*size, seed))
+        write_png(folder / ("nested" if seed == 0 else "") / f"{seed}.png", sample_image(*size, seed))
     return folder
 
 

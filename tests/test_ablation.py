@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
-from example_files import curve, pictures
+from example_files import curve, image_folder
 from mambaic import ablation
 from mambaic.ablation import AblationPlan, ablate
 from mambaic.curves import read_curve
@@ -25,7 +25,7 @@ def cells(table: str) -> dict[str, dict[str, str]]:
 
 
 def test_ablate_trains_evaluates_and_goes_on(tmp_path, capsys, monkeypatch):
-    photos, out = pictures(tmp_path / "photos", (64, 64), (70, 64)), tmp_path / "out"
+    photos, out = image_folder(tmp_path / "photos", (64, 64), (70, 64)), tmp_path / "out"
     command = ["ablate", "--data", photos, "--test-data", photos, "--out", out, "--variants", "context-none", "mambaic"]
     command += ["--steps", 1, "--seeds", 0, 1, "--crop", 64, "--batch-size", 1]
     assert main([str(part) for part in command]) == 0

@@ -29,7 +29,7 @@ def imports(path: Path) -> list[str]:
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: say the whole name of what is imported"
-            if node.module == "ssmctx":  # a module, or a name of the front door
+            if node.module == "ssmctx":  # a module, or a name of the main API
                 found += [ssmctx._HOMES.get(alias.name, f"ssmctx.{alias.name}") for alias in node.names]
             else:
                 found.append(node.module)
@@ -119,7 +119,7 @@ for name in {modules!r}:
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
-def test_the_front_door_is_explicit():
+def test_the_main_api_is_explicit():
     assert sorted(dir(ssmctx)) == sorted(ssmctx.__all__)
     assert all(getattr(ssmctx, name) is not None for name in ssmctx.__all__)
     with pytest.raises(AttributeError, match=r"has no attribute 'VSSBlok'; it has .*VSSBlock"):

@@ -1,4 +1,4 @@
-"""The demonstration and the checkpoint that comes along."""
+"""The demonstration and the bundled checkpoint."""
 
 import json
 

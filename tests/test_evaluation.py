@@ -11,20 +11,20 @@ import pytest
 import torch
 from compressai.utils.plot.__main__ import main as compressai_plot
 from compressai.utils.plot.__main__ import parse_json_file
-from example_files import pictures, untrained
+from example_files import image_folder, untrained
 from example_work import dies, unreadable
 from mambaic import classical, results
 from mambaic.checkpoint import load_model
 from mambaic.curves import decibels, read_curve
 from mambaic.errors import DataError, EvaluationError
-from mambaic.evaluate import PictureEvaluator, evaluate
+from mambaic.evaluate import ImageEvaluator, evaluate
 from mambaic.images import read_image, read_scaled
 from mambaic.measure import quality
 from mambaic.parallel import for_each
 from mambaic.timing import Stopwatch, stopwatch
 from mambaic_full import main
-from pictures import picture
 from PIL import Image, features
+from sample_images import sample_image
 
 import ssmctx.stages
 from ssmctx import ImageCodec
@@ -40,13 +40,13 @@ def checkpoints(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
-    return pictures(tmp_path_factory.mktemp("evaluated"), (64, 80), (65, 48))
+    return image_folder(tmp_path_factory.mktemp("evaluated"), (64, 80), (65, 48))
 
 
 @pytest.fixture(scope="session")
 def large(tmp_path_factory) -> Path:
     """Images that are large enough for MS-SSIM."""
-    return pictures(tmp_path_factory.mktemp("large"), (161, 170), (170, 161))
+    return image_folder(tmp_path_factory.mktemp("large"), (161, 170), (170, 161))
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +108,7 @@ def test_compressai_reads_and_plots_the_results(evaluated, tmp_path):
 
 
 def test_small_images_have_no_ms_ssim_and_the_mean_says_so(checkpoints, tmp_path, capsys):
-    folder = pictures(tmp_path / "mixed", (161, 161), (160, 161))
+    folder = image_folder(tmp_path / "mixed", (161, 161), (160, 161))
     assert (
         main(["eval", "--data", str(folder), "--checkpoint", str(checkpoints[1]), "--json", str(tmp_path / "e")]) == 0
     )
@@ -120,7 +120,7 @@ def test_small_images_have_no_ms_ssim_and_the_mean_says_so(checkpoints, tmp_path
 
 
 def test_quality_of_equal_pixels_is_finite():
-    pixels = picture(170, 170)
+    pixels = sample_image(170, 170)
     assert quality(pixels, pixels) == {"psnr-rgb": 100.0, "ms-ssim-rgb": pytest.approx(1)}
     assert decibels(1.0) == 100.0
     assert decibels(0.99) == pytest.approx(20)
@@ -129,7 +129,7 @@ def test_quality_of_equal_pixels_is_finite():
 def test_the_table_has_images_and_mean(evaluated):
     content = json.loads(evaluated.read_text())
     header, *rows = results.table(content, 1).splitlines()
-    assert header.split()[:3] == ["picture", "bpp", "estimated"]
+    assert header.split()[:3] == ["image", "bpp", "estimated"]
     assert [row.split()[0] for row in rows] == ["1.png", "nested/0.png", "mean"]
     assert float(rows[-1].split()[1]) == pytest.approx(content["results"]["bpp"][1], abs=1e-4)
     assert len({len(row) for row in (header, *rows)}) == 1
@@ -147,7 +147,7 @@ def test_a_file_that_decodes_to_other_pixels_ends_the_evaluation(checkpoints, ph
     decode = ImageCodec.decode
     monkeypatch.setattr(ImageCodec, "decode", lambda *a: decode(*a) ^ 1)
     with pytest.raises(StreamError, match="did not decode to the encoder's reconstruction"):
-        PictureEvaluator(photos, "cpu", 1.0)((checkpoints[0], photos / "1.png"))
+        ImageEvaluator(photos, "cpu", 1.0)((checkpoints[0], photos / "1.png"))
 
 
 # --- several processes
@@ -185,7 +185,7 @@ def test_processes_do_not_share_an_accelerator(checkpoints, photos):
 
 
 def test_a_missing_checkpoint_ends_before_anything_is_coded(checkpoints, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(PictureEvaluator, "__call__", None)
+    monkeypatch.setattr(ImageEvaluator, "__call__", None)
     with pytest.raises(CheckpointError, match=r"no checkpoint .*none\.pt"):
         evaluate([checkpoints[0], tmp_path / "none.pt"], photos)
 
@@ -232,7 +232,7 @@ def test_a_codec_tells_of_coder_and_transfer(checkpoints):
     codec, told = load_model(checkpoints[0]), []
     names = SimpleNamespace(begin=lambda name, _: told.append(name), end=lambda name, _: told.append(f"/{name}"))
     with observe(names):
-        data = codec.encode(picture(40, 50))
+        data = codec.encode(sample_image(40, 50))
     encoded, told[:] = told[:], []
     with observe(names):
         codec.decode(data)
@@ -249,7 +249,7 @@ def test_a_codec_tells_of_coder_and_transfer(checkpoints):
 
 
 def test_the_stopwatch_changes_no_byte_and_observes_no_longer(checkpoints):
-    codec, pixels = load_model(checkpoints[0]), picture(40, 50)
+    codec, pixels = load_model(checkpoints[0]), sample_image(40, 50)
     expected = codec.encode(pixels)
     with stopwatch(codec) as watch:
         assert codec.encode(pixels) == expected

@@ -12,7 +12,7 @@ from mambaic.codec import PRESETS, MambaIC
 from mambaic.files import compress_file, decompress_file
 from mambaic.images import find_images, read_image, to_float, write_png
 from mambaic_full import main
-from pictures import picture, write_photos
+from sample_images import sample_image, write_photos
 
 from ssmctx.entropy import CodedImage
 
@@ -47,7 +47,7 @@ def run(*arguments) -> int:
 @pytest.mark.parametrize("size", [(1, 1), (7, 300), (257, 129), (128, 128), (513, 767)], ids=lambda s: f"{s[0]}x{s[1]}")
 def test_sizes_round_trip(codec, tmp_path, size):
     source, coded, decoded, own = (tmp_path / n for n in ("in.png", "out.sic", "out.png", "own.png"))
-    write_png(source, picture(*size))
+    write_png(source, sample_image(*size))
     written = compress_file(codec, source, coded, own)
     assert written.bytes == coded.stat().st_size
     assert decompress_file(codec, coded, decoded) == (size[1], size[0])
@@ -57,7 +57,7 @@ def test_sizes_round_trip(codec, tmp_path, size):
 
 def test_a_fresh_process_decodes_to_the_encoders_reconstruction(checkpoint, tmp_path):
     source, coded, decoded, own = (tmp_path / n for n in ("in.png", "out.sic", "out.png", "own.png"))
-    write_png(source, picture(100, 75))
+    write_png(source, sample_image(100, 75))
     assert run("compress", source, coded, "--checkpoint", checkpoint, "--reconstruction", own) == 0
     subprocess.run([sys.executable, PROGRAM, "decompress", coded, decoded, "--checkpoint", checkpoint], check=True)
     assert torch.equal(read_image(decoded), read_image(own))
@@ -86,9 +86,9 @@ def test_the_full_preset_has_the_papers_sizes():
 
 @pytest.mark.parametrize("size", [(1, 1), (16, 17), (64, 65), (31, 300)])
 def test_files_need_not_tell_the_sizes_of_the_latents(codec, size):
-    coded = codec.compress(to_float(picture(*size)))
+    coded = codec.compress(to_float(sample_image(*size)))
     assert coded["shape"] == {**codec._usual_shape(*size), "x": size}
-    assert CodedImage.from_bytes(codec.encode(picture(*size))).shape is None
+    assert CodedImage.from_bytes(codec.encode(sample_image(*size))).shape is None
 
 
 # --- bad input: one typed line, exit code 2, nothing half-written
@@ -97,7 +97,7 @@ def test_files_need_not_tell_the_sizes_of_the_latents(codec, size):
 @pytest.fixture
 def bad(tmp_path, codec):
     """Files that are wrong, each in its own way."""
-    write_png(tmp_path / "good.png", picture(40, 40))
+    write_png(tmp_path / "good.png", sample_image(40, 40))
     compress_file(codec, tmp_path / "good.png", tmp_path / "good.sic", None)
     data = (tmp_path / "good.sic").read_bytes()
     (tmp_path / "cut.sic").write_bytes(data[:-9])

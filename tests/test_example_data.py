@@ -1,4 +1,4 @@
-"""Training data: every picture file there is, and crops that depend on nothing but the seed and their number."""
+"""Training data: every image file there is, and crops that depend on nothing but the seed and their number."""
 
 import io
 import shutil
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mambaic.data import TrainingCrops, batches
 from mambaic.errors import DataError
 from mambaic.images import find_images, read_image, write_png
-from pictures import picture, write_photos
 from PIL import Image
+from sample_images import sample_image, write_photos
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def photos(tmp_path_factory):
     return write_photos(tmp_path_factory.mktemp("photos"))
 
 
-# --- picture files
+# --- image files
 
 
 def reread(image: Image.Image, path, **options) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_transparency_lies_over_white(tmp_path):
 def test_the_camera_s_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
-    pixels = picture(10, 20).permute(1, 2, 0).numpy()
+    pixels = sample_image(10, 20).permute(1, 2, 0).numpy()
     turned = reread(Image.fromarray(pixels), tmp_path / "a.png", exif=exif)
     assert (turned == np.rot90(pixels, -1)).all()
 
@@ -92,23 +92,23 @@ def test_floating_point_is_refused(tmp_path):
 # --- crops
 
 
-def test_crops_are_flipped_parts_of_large_enough_pictures(photos):
+def test_crops_are_flipped_parts_of_large_enough_images(photos):
     crops = TrainingCrops(photos, 64)
     assert (len(crops), crops.skipped, crops.broken) == (4, 1, [])
     wholes = torch.stack([read_image(path) for path in crops.paths])
     flipped = 0
     for number in range(8):
         crop = crops[number].crops[0]
-        places = wholes.unfold(2, 64, 1).unfold(3, 64, 1)
-        there, mirrored = [(places == c[:, None, None]).all(-1).all(-1).all(1).any() for c in (crop, crop.flip(-1))]
+        windows = wholes.unfold(2, 64, 1).unfold(3, 64, 1)
+        there, mirrored = [(windows == c[:, None, None]).all(-1).all(-1).all(1).any() for c in (crop, crop.flip(-1))]
         assert there or mirrored
         flipped += int(mirrored)
     assert 0 < flipped < 8
 
 
-def test_every_pass_shows_every_picture_once_in_an_order_of_its_own(photos):
+def test_every_pass_shows_every_image_once_in_an_order_of_its_own(photos):
     crops = TrainingCrops(photos, 64)
-    passes = [[crops._path(4 * epoch + place) for place in range(4)] for epoch in range(6)]
+    passes = [[crops._path(4 * epoch + index) for index in range(4)] for epoch in range(6)]
     assert all(sorted(shown) == crops.paths for shown in passes)
     assert len({tuple(shown) for shown in passes}) > 2
 
@@ -152,7 +152,7 @@ def test_broken_files_are_told_and_replaced(photos, tmp_path):
     deep = tmp_path.joinpath(*"abcdefgh")
     deep.mkdir(parents=True)
     (deep / "cut.PNG").write_bytes(whole[:3000])  # the header is whole
-    (deep / "text.jpg").write_text("no picture")
+    (deep / "text.jpg").write_text("no image")
     crops = TrainingCrops(tmp_path, 64)
     assert (len(crops), crops.skipped) == (5, 1)
     (line,) = crops.broken
@@ -170,15 +170,15 @@ def test_nothing_usable(photos, tmp_path):
     with pytest.raises(DataError, match=r"none of the 5 images .* 5 are smaller than 99x99 \(lower --crop\), 0 can"):
         TrainingCrops(photos, 99)
     buffer = io.BytesIO()
-    Image.fromarray(picture(40, 40).permute(1, 2, 0).numpy()).save(buffer, format="PNG")
+    Image.fromarray(sample_image(40, 40).permute(1, 2, 0).numpy()).save(buffer, format="PNG")
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:900])
     with pytest.raises(DataError, match=r"100 images in a row cannot be read, the last being: cannot .*cut\.png"):
         TrainingCrops(tmp_path, 32)[0]
 
 
 def test_a_lying_header_is_found_out(tmp_path, monkeypatch):
-    write_png(tmp_path / "a.png", picture(20, 20))
-    write_png(tmp_path / "b.png", picture(40, 40))
+    write_png(tmp_path / "a.png", sample_image(20, 20))
+    write_png(tmp_path / "b.png", sample_image(40, 40))
     monkeypatch.setattr("mambaic.data.image_size", lambda path: (40, 40))
     crops = TrainingCrops(tmp_path, 32)
     assert any("smaller than its header says" in line for number in range(2) for line in crops[number].broken)

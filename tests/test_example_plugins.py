@@ -5,7 +5,7 @@ import torch
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC, find_variant
 from mambaic_full import main
-from pictures import write_photos
+from sample_images import write_photos
 from torch import nn
 
 from ssmctx import CodingOrder, ContextModel, registry

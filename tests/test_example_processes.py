@@ -13,7 +13,7 @@ from mambaic.codec import MambaIC
 from mambaic.engine import Engine
 from mambaic.plan import TrainingPlan
 from mambaic_full import main
-from pictures import write_photos
+from sample_images import write_photos
 
 from ssmctx.errors import ArgumentError
 
@@ -36,7 +36,7 @@ def test_two_processes_take_the_gradients_of_one(photos, tmp_path, monkeypatch):
     done = subprocess.run([str(a) for a in command], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "on cpu:0 with 2 processes" in done.stderr
-    assert done.stdout.count("wrote") == done.stderr.count("4 pictures") == 1
+    assert done.stdout.count("wrote") == done.stderr.count("4 images") == 1
 
     first, second = (torch.load(tmp_path / f"gradients.{rank}") for rank in (0, 1))
     assert len(first) == 3

@@ -17,7 +17,7 @@ from mambaic.errors import Stopped
 from mambaic.plan import TrainingPlan
 from mambaic.train import train
 from mambaic_full import main
-from pictures import write_photos
+from sample_images import write_photos
 
 from ssmctx.errors import CheckpointError
 

@@ -23,7 +23,7 @@ from mambaic.plan import LAMBDAS, TrainingPlan, lambda_of
 from mambaic.schedule import SCHEDULES, rate_factor
 from mambaic.train import train
 from mambaic_full import main
-from pictures import picture, write_photos
+from sample_images import sample_image, write_photos
 from torch import nn
 
 from ssmctx.errors import ArgumentError
@@ -41,7 +41,7 @@ def plan(photos, tmp_path):
 
 
 def crops(plan: TrainingPlan) -> torch.Tensor:
-    return torch.stack([picture(plan.crop, plan.crop, seed) for seed in range(plan.batch_size)])
+    return torch.stack([sample_image(plan.crop, plan.crop, seed) for seed in range(plan.batch_size)])
 
 
 # --- learning
@@ -64,7 +64,7 @@ def test_ms_ssim_is_minimised(photos, plan):
     x = crops(plan)
     torch.manual_seed(0)
     measured = engine.step(x, 0, 1.0, list)
-    expected = RateDistortionLoss(8.73, "ms-ssim")({"x_hat": measured.pictures[1], "likelihoods": {}}, x / 255)
+    expected = RateDistortionLoss(8.73, "ms-ssim")({"x_hat": measured.images[1], "likelihoods": {}}, x / 255)
     assert measured.point.loss == pytest.approx(expected["loss"].item() + measured.point.bpp, rel=1e-5)
     assert engine.step(x, 1, 1.0, list).finite
 
@@ -101,7 +101,7 @@ def test_bfloat16(plan, monkeypatch):
     engine.model.g_a[0].register_forward_hook(lambda layer, inputs, output: seen.append(output.dtype))
     measured = engine.step(crops(plan), 0, 1.0, list)
     assert seen == [torch.bfloat16]
-    assert measured.pictures[1].dtype == torch.float32
+    assert measured.images[1].dtype == torch.float32
     assert measured.finite
     assert all(weight.dtype == torch.float32 for weight in engine.weights)
     assert math.isfinite(train(plan)[-1].loss)
@@ -311,7 +311,7 @@ def test_plain_lines_where_stderr_is_no_terminal(plan, monkeypatch, capsys):
     monkeypatch.setattr(log, "LINE_SECONDS", 0)
     train(plan)
     head, *lines = capsys.readouterr().err.splitlines()
-    assert head == ("4 pictures (1 smaller than 32x32 left out), tiny mambaic, lambda 0.0067 (mse), on cpu")
+    assert head == ("4 images (1 smaller than 32x32 left out), tiny mambaic, lambda 0.0067 (mse), on cpu")
     assert len(lines) == 3
     for number, line in enumerate(lines, 1):
         assert line.startswith(f"step {number}/3, loss ")

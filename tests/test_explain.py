@@ -14,8 +14,8 @@ from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fi
 from mambaic.images import to_float, write_png
 from mambaic.receptive_field import _shown, receptive_field, share_within
 from mambaic_full import main
-from pictures import picture
 from PIL import Image
+from sample_images import sample_image
 
 from ssmctx.errors import ArgumentError
 
@@ -34,7 +34,7 @@ def model(checkpoint) -> MambaIC:
 
 @pytest.fixture(scope="module")
 def x() -> torch.Tensor:
-    return to_float(picture(*SIZE))
+    return to_float(sample_image(*SIZE))
 
 
 # --- receptive fields
@@ -128,7 +128,7 @@ def test_a_slice_in_one_pass_has_one_map(x):
 def test_figures_have_titles_units_and_scales(model, x, monkeypatch):
     figures = []
     monkeypatch.setattr("mambaic.explain_plots.save_figure", lambda figure, path: figures.append(figure))
-    pixels, maps = picture(*SIZE), bit_maps(model, x)
+    pixels, maps = sample_image(*SIZE), bit_maps(model, x)
     fields = {"with": receptive_field(model, x, 9, (4, 5)), "without": receptive_field(model, x, 9, (4, 5), False)}
     plot_receptive_fields(fields, pixels, (4, 5), "title", "unused")
     plot_bit_maps(maps, pixels, "unused")
@@ -147,7 +147,7 @@ def test_figures_have_titles_units_and_scales(model, x, monkeypatch):
 
 
 def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, monkeypatch):
-    write_png(tmp_path / "p.png", picture(96, 128))
+    write_png(tmp_path / "p.png", sample_image(96, 128))
     other = untrained(tmp_path / "other.pt", 4.0, "context-no-wla")
     flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--at", 1, 3, "--slice", 2]
     command = [str(part) for part in ["explain", tmp_path / "p.png", *flags]]
@@ -164,7 +164,7 @@ def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, m
 def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)
     for size, name in (((96, 128), "3-4"), ((128, 96), "4-3"), ((80, 80), "2-3")):
-        write_png(tmp_path / "p.png", picture(*size))
+        write_png(tmp_path / "p.png", sample_image(*size))
         first, *_ = explain(checkpoint, tmp_path / "p.png", tmp_path)
         assert first.name == f"receptive-field-slice4-non-anchors-{name}.png"
     with pytest.raises(ArgumentError, match=r"position \(5, 0\) lies outside the latent of 5 x 5 cells"):
@@ -172,6 +172,6 @@ def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, 
 
 
 def test_explain_with_a_slice_that_is_not_there(checkpoint, tmp_path):
-    write_png(tmp_path / "p.png", picture(32, 32))
+    write_png(tmp_path / "p.png", sample_image(32, 32))
     with pytest.raises(ArgumentError, match="there is no slice 5: the model has slices 0 to 4"):
         explain(checkpoint, tmp_path / "p.png", tmp_path, slice_index=5)

@@ -70,7 +70,7 @@ def test_no_two_curves_look_alike(drawn):
     assert not set(OURS) & set(COLOURS)
 
 
-def test_a_plot_of_different_pictures_says_so(tmp_path, capsys):
+def test_a_plot_of_different_images_says_so(tmp_path, capsys):
     ours = file_of(curve("ours", dataset="holidays"), tmp_path / "ours.json")
     for names, expected in (["vtm", "elic"], "holidays, Kodak"), ([], None):
         assert main(["plot", str(ours), "--out", str(tmp_path / "rd.png"), "--published", *names]) == 0
@@ -87,7 +87,7 @@ def test_plots_without_content():
         plot_rd([Curve("a", {"bpp": [1]})], [], "psnr", "unused")
 
 
-# --- BD-rate against picture size
+# --- BD-rate against image size
 
 
 def test_sizes_of_published_curves(tmp_path, capsys):
@@ -112,17 +112,17 @@ def test_sizes_are_sorted_and_each_has_its_own_anchor(drawn):
     }
     plot_sizes(curves, anchors, "psnr", "unused")
     (axis,) = drawn[0].axes
-    assert axis.get_xlabel() == "Picture size (megapixels)"
+    assert axis.get_xlabel() == "Image size (megapixels)"
     assert axis.get_ylabel() == "BD-rate by PSNR (%), less is better"
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "4"]
 
 
 def test_sizes_that_do_not_fit_together():
-    with pytest.raises(CurveError, match="a has pictures of 2000 pixels, the anchors of 1000: measure both on the"):
+    with pytest.raises(CurveError, match="a has images of 2000 pixels, the anchors of 1000: measure both on the"):
         bd_rates_by_size([curve(pixels=2000)], [curve(pixels=1000)], "psnr")
-    with pytest.raises(CurveError, match="two anchors have pictures of 1000 pixels: give one for each size"):
+    with pytest.raises(CurveError, match="two anchors have images of 1000 pixels: give one for each size"):
         bd_rates_by_size([], [curve(pixels=1000), curve(pixels=1000)], "psnr")
-    with pytest.raises(CurveError, match=r"a does not say how large its pictures are: add meta\.pixels"):
+    with pytest.raises(CurveError, match=r"a does not say how large its images are: add meta\.pixels"):
         bd_rates_by_size([curve()], [curve(pixels=1000)], "psnr")
 
 

@@ -7,7 +7,7 @@ import pytest
 from mambaic.data import TrainingCrops
 from mambaic.errors import DataError
 from mambaic.images import find_images, usable_images, write_png
-from pictures import picture
+from sample_images import sample_image
 
 
 def found(folder) -> list[str]:
@@ -16,8 +16,8 @@ def found(folder) -> list[str]:
 
 def test_links_to_folders_are_followed_without_loops(tmp_path):
     root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    write_png(root / "deep" / "a.png", picture(4, 4))
-    write_png(elsewhere / "b.png", picture(4, 4))
+    write_png(root / "deep" / "a.png", sample_image(4, 4))
+    write_png(elsewhere / "b.png", sample_image(4, 4))
     for link, target in (("linked", "../elsewhere"), ("deep/back", ".."), ("up", "../.."), ("self", "self")):
         os.symlink(target, root / link)
     os.symlink("../root", elsewhere / "again")
@@ -27,7 +27,7 @@ def test_links_to_folders_are_followed_without_loops(tmp_path):
 
 
 def test_a_file_of_several_names_counts_once(tmp_path):
-    write_png(tmp_path / "z" / "own.png", picture(4, 4))
+    write_png(tmp_path / "z" / "own.png", sample_image(4, 4))
     os.symlink("z/own.png", tmp_path / "a.png")
     os.symlink("z", tmp_path / "folder")
     os.link(tmp_path / "z" / "own.png", tmp_path / "z" / "second.png")
@@ -43,7 +43,7 @@ DROPPINGS = (
 
 def test_what_programs_leave_behind_is_left_out(tmp_path):
     root = tmp_path / ".photos"  # the folder itself may be hidden
-    write_png(root / "a.png", picture(4, 4))
+    write_png(root / "a.png", sample_image(4, 4))
     for name in DROPPINGS:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes((root / "a.png").read_bytes())
@@ -57,7 +57,7 @@ def test_what_programs_leave_behind_is_left_out(tmp_path):
 
 
 def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
-    write_png(tmp_path / "a.png", picture(4, 4))
+    write_png(tmp_path / "a.png", sample_image(4, 4))
     (tmp_path / "closed").mkdir()
     iterdir = type(tmp_path).iterdir
 
@@ -72,7 +72,7 @@ def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_read_is_named_and_counted(tmp_path, capsys):
-    write_png(tmp_path / "good.png", picture(40, 40))
+    write_png(tmp_path / "good.png", sample_image(40, 40))
     (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:1500])
     os.symlink("nowhere.png", tmp_path / "dangling.png")
     assert usable_images(tmp_path) == ([tmp_path / "good.png"], 2)

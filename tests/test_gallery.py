@@ -20,9 +20,9 @@ from ssmctx.entropy.rans import RansCoder
 from ssmctx.errors import StreamError
 from ssmctx.testing import (
     Corruption,
+    Image,
     Latent,
     LawBroken,
-    Picture,
     ScanCase,
     assert_any_size,
     assert_block,
@@ -59,8 +59,8 @@ def any_size(make):
     assert_any_size(ready(make), lambda height, width: Latent(M, height, width).tensor())
 
 
-def any_picture_size(make):
-    assert_any_size(ready(make), lambda height, width: Picture(height, width).tensor())
+def any_image_size(make):
+    assert_any_size(ready(make), lambda height, width: Image(height, width).tensor())
 
 
 def deterministic(make):
@@ -133,14 +133,14 @@ FAULTS = [
         "another y_hat than compress",
     ),
     codec_fault(codecs.OneStreamForTheBatch, round_trip, "round trip", "compress gave 1 streams where a batch of 2"),
-    codec_fault(codecs.NormalisesOverTheBatch, deterministic, "deterministic", "picture 0 gives other streams"),
-    codec_fault(codecs.KeepsTheLastPicture, deterministic, "deterministic", "a second time|raised"),
+    codec_fault(codecs.NormalisesOverTheBatch, deterministic, "deterministic", "image 0 gives other streams"),
+    codec_fault(codecs.KeepsTheLastImage, deterministic, "deterministic", "a second time|raised"),
     codec_fault(codecs.DropsOutWhileCoding, deterministic, "deterministic", "twice gives other streams"),
     codec_fault(
         codecs.HalvesOddSides, any_size, "any size", r"9 of 10 sizes fail \(1x1, 1x2, 2x1, .*decompress raised"
     ),
     codec_fault(codecs.CachesItsMask, any_size, "any size", r"9 of 10 sizes fail \(1x2, .*raised IndexError"),
-    codec_fault(codecs.ModelWithoutCropping, any_picture_size, "any size", "at 1x1: .* comes back as", SoundModel),
+    codec_fault(codecs.ModelWithoutCropping, any_image_size, "any size", "at 1x1: .* comes back as", SoundModel),
     codec_fault(codecs.ForgetsZ, real_bits, "real bits", r"\d+ real bits, \d+ estimated \(y \d+\), \+\d"),
     codec_fault(codecs.CoderOfAnotherScale, real_bits, "real bits", r"estimated \(y \d+ \+ z \d+\), \+\d"),
     Fault(
@@ -207,13 +207,13 @@ FAULTS = [
         partial(codecs.UnmaskedWindows, masked=True),
         block,
         "block",
-        "at 1x13 a constant picture",
+        "at 1x13 a constant image",
     ),
     Fault(codecs.UncroppedWindows, partial(codecs.UnmaskedWindows, masked=True), block, "block", "at 1x1 the shape"),
     Fault(
         codecs.UnsetBorder, lambda: torch.nn.Conv2d(8, 8, 3, padding=1), block, "block", "memory that was NaN|finite"
     ),
-    Fault(codecs.BatchStatistics, torch.nn.Identity, block, "block", "beside another picture"),
+    Fault(codecs.BatchStatistics, torch.nn.Identity, block, "block", "beside another image"),
     *(
         Fault(faulty, parts.sound_backend, lambda make: assert_scan_equal(make(), SCAN), "fast = slow", found)
         for faulty, found in (
@@ -257,7 +257,7 @@ def test_the_gallery_is_as_large_as_promised():
     ("make", "make_input", "size"),
     [
         (SoundCodec, lambda height, width: Latent(M, height, width).tensor(), (16, 16)),
-        (SoundModel, lambda height, width: Picture(height, width).tensor(), (48, 40)),
+        (SoundModel, lambda height, width: Image(height, width).tensor(), (48, 40)),
     ],
 )
 def test_a_sound_codec_passes_every_law(make, make_input, size):

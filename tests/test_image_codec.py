@@ -17,7 +17,7 @@ from ssmctx.entropy import CodedImage
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError, NotUpdatedError, ShapeError
 from ssmctx.stages import StageTimes, observe
 from ssmctx.testing import assert_any_size, assert_round_trip
-from ssmctx.testing.cases import Picture
+from ssmctx.testing.cases import Image
 from ssmctx.testing.strategies import law_settings, sizes
 
 M, STRIDE = 10, 8
@@ -40,7 +40,7 @@ CODEC = codec_of()
 
 
 def image_of(height, width, seed=0):
-    return (Picture(height, width, seed=seed).tensor()[0] * 255).round().to(torch.uint8)
+    return (Image(height, width, seed=seed).tensor()[0] * 255).round().to(torch.uint8)
 
 
 # --- sizes, forms, what agrees with what
@@ -69,8 +69,8 @@ def test_the_encoder_knows_what_the_file_decodes_to(size):
 
 
 def test_tensors_keep_the_laws():
-    assert_round_trip(CODEC, Picture(17, 30, batch=2).tensor())
-    assert_any_size(CODEC, lambda h, w: Picture(h, w).tensor(), [(1, 1), (1, 9), (8, 16), (15, 17)])
+    assert_round_trip(CODEC, Image(17, 30, batch=2).tensor())
+    assert_any_size(CODEC, lambda h, w: Image(h, w).tensor(), [(1, 1), (1, 9), (8, 16), (15, 17)])
 
 
 def test_views_and_strided_images_are_taken():

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from mambaic.errors import DataError
 from mambaic.images import as_pillow, image_size, read_image
-from pictures import picture
 from PIL import Image, ImageCms, TiffImagePlugin
 from profiles import cmyk, display_p3, grey
+from sample_images import sample_image
 
 
 def read(image: Image.Image, path, **options) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_a_cmyk_profile_is_applied(tmp_path):
 
 def test_pixels_that_are_srgb_already_stay_exactly_as_they_are(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    pixels = picture(20, 30)
+    pixels = sample_image(20, 30)
     assert (read(as_pillow(pixels), tmp_path / "a.png", icc_profile=srgb) == pixels.permute(1, 2, 0).numpy()).all()
 
 
@@ -208,7 +208,7 @@ def exif() -> bytes:
 def test_damaged_metadata_alone_is_ignored(tmp_path, suffix):
     """A rational of -1 / 0, of which Pillow makes a struct.error where it turns the image."""
     path = tmp_path / f"a.{suffix}"
-    image = as_pillow(picture(24, 40))
+    image = as_pillow(sample_image(24, 40))
     if suffix == "tif":
         tags = TiffImagePlugin.ImageFileDirectory_v2()
         tags[274] = 6
@@ -248,7 +248,7 @@ def test_a_damaged_file_is_an_image_or_a_data_error(tmp_path, monkeypatch, kind)
     random.seed(0)
     buffer = io.BytesIO()
     notes = {} if kind in ("bmp", "ppm") else {"exif": exif(), "icc_profile": display_p3()}
-    as_pillow(picture(24, 30)).save(buffer, format=kind, **notes)
+    as_pillow(sample_image(24, 30)).save(buffer, format=kind, **notes)
     whole, path, images = buffer.getvalue(), tmp_path / f"a.{kind}", 0
     for number in range(400):
         data = bytearray(whole)
@@ -276,7 +276,7 @@ def test_whatever_pillow_raises_is_a_data_error(tmp_path, monkeypatch, kind):
     def fail(*_, **__):
         raise kind
 
-    as_pillow(picture(4, 4)).save(tmp_path / "a.png")
+    as_pillow(sample_image(4, 4)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "open", fail)
     for look in (read_image, image_size):
         with pytest.raises(DataError, match=r"read .*a.png"):

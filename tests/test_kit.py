@@ -22,9 +22,9 @@ from ssmctx.testing import (
     CORRUPTIONS,
     LATENTS,
     Corruption,
+    Image,
     Latent,
     LawBroken,
-    Picture,
     ScanCase,
     assert_causal,
     assert_deterministic,
@@ -41,7 +41,7 @@ from ssmctx.testing import (
 )
 from ssmctx.testing.__main__ import main
 from ssmctx.testing.broken import difference, in_brief
-from ssmctx.testing.contract import evaluating, of_picture, streams, with_streams
+from ssmctx.testing.contract import evaluating, of_image, streams, with_streams
 from ssmctx.testing.strategies import PROFILES, law_settings
 from ssmctx.testing.suite import CodecLaws
 
@@ -87,7 +87,7 @@ def test_the_class_says_what_is_missing():
 
 
 def test_an_untrained_codec_owes_no_real_bits():
-    with pytest.raises(pytest.skip.Exception, match="owed by a trained model"):
+    with pytest.raises(pytest.skip.Exception, match="required of a trained model"):
         type("TestUntrained", (CodecLaws,), {"channels": M, "make": SoundCodec})().test_real_bits()
 
 
@@ -257,10 +257,10 @@ def test_strings_of_any_nesting():
     nested = {"y": [[b"a", b"b"], (b"c", b"d")], "z": [bytearray(b"e"), b"f"]}
     assert streams(nested) == [b"a", b"b", b"c", b"d", b"e", b"f"]
     assert count_bits(nested) == 48
-    assert of_picture(nested, 1, 2, "law") == {"y": [[b"b"], [b"d"]], "z": [b"f"]}
+    assert of_image(nested, 1, 2, "law") == {"y": [[b"b"], [b"d"]], "z": [b"f"]}
     assert with_streams(nested, [b"0", b"1", b"2", b"3", b"4", b"5"])["z"] == [b"4", b"5"]
     with pytest.raises(LawBroken, match="compress gave 1 streams where a batch of 2 needs 2"):
-        of_picture([[b"a"]], 0, 2, "law")
+        of_image([[b"a"]], 0, 2, "law")
 
 
 def test_evaluation_mode_is_borrowed():
@@ -284,11 +284,11 @@ def test_a_codec_need_be_no_module():
     assert_deterministic(Plain(), X)
 
 
-def test_whole_models_are_judged_by_their_clamped_pictures():
+def test_whole_models_are_judged_by_their_clamped_images():
     model = ready(SoundModel)
     with torch.no_grad():
         model.g_s.bias += 2  # most values beyond 1, so that the clamp matters
-    x = Picture(9, 13, batch=2).tensor()
+    x = Image(9, 13, batch=2).tensor()
     assert model(x)["x_hat"].max() > 1
     assert_round_trip(model, x)
 
@@ -309,7 +309,7 @@ def test_inputs_are_their_numbers():
         case = Latent(3, 4, 5, 2, seed=9, kind=kind)
         assert torch.equal(case.tensor(), eval(repr(case)).tensor())
         assert case.tensor().isfinite().all()
-    assert Picture(7, 9).tensor().aminmax() >= (0, 0)
+    assert Image(7, 9).tensor().aminmax() >= (0, 0)
     with pytest.raises(ArgumentError, match="kind must be one of"):
         Latent(1, 1, 1, kind="spike").tensor()
     with pytest.raises(ArgumentError, match="kind must be one of"):

@@ -21,9 +21,9 @@ from torch import nn
 
 from ssmctx.testing import (
     Corruption,
+    Image,
     Latent,
     LawBroken,
-    Picture,
     assert_any_size,
     assert_causal_steps,
     assert_deterministic,
@@ -75,7 +75,7 @@ def test_latent_codecs_round_trip_but_for_drift(make):
 
 @models
 def test_models_round_trip_but_for_drift(make):
-    assert_round_trip(ready(make), Picture(64, 128, batch=2).tensor(), tolerance=DRIFT)
+    assert_round_trip(ready(make), Image(64, 128, batch=2).tensor(), tolerance=DRIFT)
 
 
 @latent_codecs
@@ -126,7 +126,7 @@ def test_finding_by_hand_a_checkerboard_of_odd_width_is_estimated_but_not_coded(
         ),
         (
             codecs.cheng,
-            Picture(64, 64),
+            Image(64, 64),
             5,
             [
                 "loading inside a parent, source updated, target not updated: RuntimeError: .*size mismatch",

@@ -36,13 +36,13 @@ def laws(folder, monkeypatch, blocks):
 
 def test_the_worked_example_is_broken_first_and_sound_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setenv("SSMCTX_TESTING_PROFILE", "dev")
-    model, tests, on_both_sides, picture_by_picture = FILES
+    model, tests, on_both_sides, image_by_image = FILES
     with pytest.raises(LawBroken, match=r"another y_hat than compress: element \[0, 0, 0, 0\]") as caught:
         laws(tmp_path / "first", monkeypatch, [model, tests]).test_round_trip()
     notes = "".join("\n".join(getattr(caught.value, "__notes__", [])).split())
     assert "Latent(channels=20,height=1,width=1" in notes
     assert caught.value.cause in " ".join(PAGE.split())
-    laws(tmp_path / "last", monkeypatch, [model, on_both_sides, picture_by_picture, tests]).test_round_trip()
+    laws(tmp_path / "last", monkeypatch, [model, on_both_sides, image_by_image, tests]).test_round_trip()
 
 
 def test_the_snippets_run(capsys):

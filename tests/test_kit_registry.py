@@ -72,7 +72,7 @@ class NeedsItsOwnKeyword(torch.nn.Module):
     ("kind", "component", "law", "found"),
     [
         (registry.contexts, lambda: SeesALaterSlice(), "causal", "moved with the symbols of step 2"),
-        (registry.blocks, BatchStatistics, "block", "beside another picture"),
+        (registry.blocks, BatchStatistics, "block", "beside another image"),
         (registry.blocks, NeedsItsOwnKeyword, "registry", "'planted' made with {} raised TypeError"),
         (registry.scan_backends, loses_the_carry, "fast = slow", "v of backend 'planted'"),
     ],

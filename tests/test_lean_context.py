@@ -47,10 +47,10 @@ SIZES = st.tuples(st.integers(1, 17), st.integers(1, 17))
 
 
 @settings(max_examples=40)
-@given(model=st.sampled_from(CONTEXTS), size=SIZES, place=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**20))
+@given(model=st.sampled_from(CONTEXTS), size=SIZES, share=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**20))
 @torch.no_grad()
-def test_a_step_equals_the_plain_formula(model, size, place, seed):
-    assert_equals_plain(model, size, int(place * model.order.num_steps), seed)
+def test_a_step_equals_the_plain_formula(model, size, share, seed):
+    assert_equals_plain(model, size, int(share * model.order.num_steps), seed)
 
 
 @pytest.mark.parametrize("step", [2, 3])

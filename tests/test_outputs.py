@@ -15,8 +15,8 @@ from mambaic.commands.outputs import check_outputs
 from mambaic.files import compress_file
 from mambaic.images import SUFFIXES, read_image, write_image, write_png
 from mambaic_full import main
-from pictures import picture
 from PIL import Image
+from sample_images import sample_image
 
 from ssmctx.errors import ArgumentError
 
@@ -28,7 +28,7 @@ def work(tmp_path_factory) -> Path:
     """A checkpoint, an image and its coded file, which no command may touch."""
     folder = tmp_path_factory.mktemp("work")
     checkpoint = untrained(folder / "model.pt")
-    write_png(folder / "a.png", picture(20, 30))
+    write_png(folder / "a.png", sample_image(20, 30))
     compress_file(load_model(checkpoint), folder / "a.png", folder / "a.sic", None)
     return folder
 
@@ -95,7 +95,7 @@ def test_devices_may_be_named_twice(tmp_path):
 
 @pytest.mark.parametrize("suffix", [*SUFFIXES, ".JPG"])
 def test_an_image_is_written_as_its_name_says(tmp_path, suffix):
-    pixels = picture(40, 52)
+    pixels = sample_image(40, 52)
     write_image(tmp_path / f"a{suffix}", pixels)
     with Image.open(tmp_path / f"a{suffix}") as image:
         assert Image.registered_extensions()[suffix.lower()] == image.format

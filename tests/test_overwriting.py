@@ -5,13 +5,13 @@ import json
 import pytest
 from mambaic.images import write_png
 from mambaic_full import main
-from pictures import picture
+from sample_images import sample_image
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
-    write_png(folder / "a.png", picture(70, 90))
+    write_png(folder / "a.png", sample_image(70, 90))
     return folder
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from ssmctx import ImageCodec, MambaICEntropyModel, registry
 from ssmctx.entropy import CodedImage
 from ssmctx.errors import StreamError
-from ssmctx.testing import Latent, Picture, assert_causal, assert_distribution, assert_state_dict
+from ssmctx.testing import Image, Latent, assert_causal, assert_distribution, assert_state_dict
 from ssmctx.testing.suite import CodecLaws
 
 FOLDER = Path(__file__).parent / "plugins"
@@ -115,7 +115,7 @@ def test_the_distribution_is_in_files():
         made.update()
         return made
 
-    image = (Picture(20, 30).tensor()[0] * 255).to(torch.uint8)
+    image = (Image(20, 30).tensor()[0] * 255).to(torch.uint8)
     student = codec("student-4")
     data, y_hat = student.encode_with_latent(image)
     assert torch.equal(codec(distribution.Student()).decode(data), student.image_of(y_hat, (20, 30)))
@@ -131,7 +131,7 @@ def test_a_codec_of_compressai_writes_files_and_reads_them():
 
     codec, twin = (with_files(compressai_codecs.elic_model()) for _ in range(2))
     for size in ((1, 1), (50, 70)):
-        image = (Picture(*size).tensor()[0] * 255).round().to(torch.uint8)
+        image = (Image(*size).tensor()[0] * 255).round().to(torch.uint8)
         data = codec.encode(image)
         x_hat = codec(image[None] / 255)["x_hat"].detach().clamp(0, 1)
         decoded = twin.decode(data)
@@ -143,8 +143,8 @@ def test_a_codec_of_compressai_writes_files_and_reads_them():
 def test_two_qualities_train_and_code():
     torch.manual_seed(0)
     codec = two_qualities.two_qualities()
-    two_qualities.train(codec, [Picture(64, 64, batch=4, seed=seed).tensor() for seed in range(10)])
-    image = (Picture(120, 136, seed=99).tensor()[0] * 255).round().to(torch.uint8)
+    two_qualities.train(codec, [Image(64, 64, batch=4, seed=seed).tensor() for seed in range(10)])
+    image = (Image(120, 136, seed=99).tensor()[0] * 255).round().to(torch.uint8)
     files = [codec.encode(image, quality=quality) for quality in (0, 0.5, 1)]
     assert [CodedImage.from_bytes(data).quality for data in files] == [0, 128, 256]
     for quality, data in zip((0, 0.5, 1), files, strict=True):

@@ -301,9 +301,9 @@ def refused_or_true(stream, steps):
 @given(streams(fewest=1), st.integers(0, 2**32 - 1))
 def test_flipped_bits_raise_or_give_other_symbols(steps, seed):
     stream = encoded(steps)
-    for place in np.random.default_rng(seed).permutation(8 * len(stream))[:200].tolist():
+    for bit in np.random.default_rng(seed).permutation(8 * len(stream))[:200].tolist():
         changed = bytearray(stream)
-        changed[place // 8] ^= 1 << place % 8
+        changed[bit // 8] ^= 1 << bit % 8
         refused_or_true(bytes(changed), steps)
         assert not survives(bytes(changed), steps)
 
@@ -333,8 +333,8 @@ def test_a_wrong_decoder_would_be_caught():
     # one boundary of one row moved by one
     cdfs = tables.cdfs.copy()
     row = int(tables.lengths.argmax())
-    place = 1 + int(np.flatnonzero(np.diff(cdfs[row, 1 : tables.lengths[row]]) > 1)[0])
-    cdfs[row, place] += 1
+    index = 1 + int(np.flatnonzero(np.diff(cdfs[row, 1 : tables.lengths[row]]) > 1)[0])
+    cdfs[row, index] += 1
     assert not survives(stream, [(symbols, indexes, CodingTables(cdfs, tables.lengths, tables.offsets))])
 
     # start tables taken at their word even where another interval begins within the same entry
@@ -518,9 +518,9 @@ def test_constriction_codes_the_same_symbols(steps, size):
     for length in range(len(stream)):
         with pytest.raises(CorruptStreamError, match="constriction"):
             decoded(stream[:length], steps, coder)
-    for place in range(0, 8 * len(stream), 7):
+    for bit in range(0, 8 * len(stream), 7):
         changed = bytearray(stream)
-        changed[place // 8] ^= 1 << place % 8
+        changed[bit // 8] ^= 1 << bit % 8
         survives(bytes(changed), steps, lambda stream, steps: decoded(stream, steps, coder))
 
 

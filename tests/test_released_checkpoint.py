@@ -44,7 +44,7 @@ def golden(shared):
 
 
 @torch.no_grad()
-def test_the_codec_gives_the_golden_picture_and_latents(golden):
+def test_the_codec_gives_the_golden_image_and_latents(golden):
     model, x, expected = golden
     y = model.g_a(x)
     out = model(x)

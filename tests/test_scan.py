@@ -27,13 +27,13 @@ def arguments(seed, batch=1, height=3, width=4, d=5, states=2, directions=4, dty
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
-    place = (batch, height, width)
+    grid = (batch, height, width)
     values = {
-        "u": normal(*place, d),
-        "dt_raw": normal(*place, directions, d) + dt_shift,
+        "u": normal(*grid, d),
+        "dt_raw": normal(*grid, directions, d) + dt_shift,
         "A": -normal(directions, d, states).exp(),
-        "B": normal(*place, directions, states),
-        "C": normal(*place, directions, states),
+        "B": normal(*grid, directions, states),
+        "C": normal(*grid, directions, states),
         "D": normal(directions, d),
         "dt_bias": normal(directions, d),
         "h0": normal(batch, directions, d, states),
@@ -117,8 +117,8 @@ def test_backend_equals_reference(
 def test_low_rank_step_sizes_are_the_product(backend, seed, batch, width, d, rank, directions):
     values = arguments(seed, batch, 1, width, d, 3, len(directions))
     generator = torch.Generator().manual_seed(seed)
-    place = (batch, 1, width, len(directions), rank)
-    low = torch.randn(*place, generator=generator, dtype=torch.float64).requires_grad_()
+    shape = (batch, 1, width, len(directions), rank)
+    low = torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
     weight = torch.randn(len(directions), d, rank, generator=generator, dtype=torch.float64) * rank**-0.5
 
     def run(backend, dtype, multiply):

@@ -16,7 +16,7 @@ def photograph():
 
 @pytest.mark.parametrize("preset", ["tiny", "small"])
 @torch.no_grad()
-def test_an_untrained_codec_shows_the_picture(preset, photograph):
+def test_an_untrained_codec_shows_the_image(preset, photograph):
     model = MambaIC(preset).eval()
     y = model.g_a(to_float(photograph))
     assert psnr(to_pixels(model.reconstruct(y.round(), (256, 256))), photograph) > 24
@@ -36,7 +36,7 @@ def test_every_block_starts_as_the_identity(variant):
 
 @torch.no_grad()
 def test_padding_does_not_reach_the_wavelets():
-    """A picture of one colour stays one, up to the small random rest of the weights."""
+    """An image of one colour stays one, up to the small random rest of the weights."""
     model = MambaIC("tiny").eval()
     x = torch.full((1, 3, 64, 64), 0.8)
     assert (model.g_s(model.g_a(x)) - x).abs().max() < 0.1

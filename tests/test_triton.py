@@ -39,7 +39,7 @@ CASES = {
     "one row": (1, 1, 5, 3, 3, [COLUMN], False, 0.0),
     "one column, a direction twice": (1, 6, 1, 2, 3, [ROW_REVERSED, ROW_REVERSED], True, 0.0),
     "four directions": (1, 3, 3, 2, 3, list(DIRECTIONS), True, 0.0),
-    "ragged channels, two pictures": (2, 2, 3, 11, 16, [COLUMN_REVERSED], True, 0.0),
+    "ragged channels, two images": (2, 2, 3, 11, 16, [COLUMN_REVERSED], True, 0.0),
     "three directions, one twice": (1, 2, 3, 3, 5, [COLUMN, ROW, COLUMN], False, 0.0),
     "more lanes than channels": (1, 3, 2, 1, 16, [COLUMN], True, 0.0),
     "tiny steps": (1, 3, 3, 3, 3, [ROW], True, -12.0),
@@ -54,7 +54,7 @@ if not INTERPRETED:  # too long for the interpreter
 
 @pytest.fixture(autouse=True)
 def _small_tiles(monkeypatch):
-    """Let small pictures cross chunks, and few channels tiles; and give uninitialised memory as NaN."""
+    """Let small images cross chunks, and few channels tiles; and give uninitialised memory as NaN."""
     monkeypatch.setattr(launch, "_FORWARD_CHUNKS", (4, 4))
     monkeypatch.setattr(launch, "_BACKWARD_CHUNK", 4)
     monkeypatch.setattr(launch, "_SCRATCH", 1)
@@ -79,14 +79,14 @@ def inputs(batch, height, width, d, states, directions, softplus, shift, seed=0)
     def normal(*shape):
         return torch.randn(*shape, generator=generator)
 
-    place, K = (batch, height, width), len(directions)
-    dt_raw = normal(*place, K, d) + shift
+    grid, K = (batch, height, width), len(directions)
+    dt_raw = normal(*grid, K, d) + shift
     return {
-        "u": normal(*place, d),
+        "u": normal(*grid, d),
         "dt_raw": dt_raw if softplus else 0.1 * dt_raw.abs(),
         "A": -normal(K, d, states).exp(),
-        "B": normal(*place, K, states),
-        "C": normal(*place, K, states),
+        "B": normal(*grid, K, states),
+        "C": normal(*grid, K, states),
         "D": normal(K, d),
         "dt_bias": normal(K, d) if softplus else 0.1 * normal(K, d).abs(),
         "h0": normal(batch, K, d, states),
@@ -151,14 +151,14 @@ def test_more_directions_than_a_launch_takes(monkeypatch):
 
 @needs_device
 def test_the_same_bits_every_time():
-    case = CASES["ragged channels, two pictures"]
+    case = CASES["ragged channels, two images"]
     first, second = computed(*arguments(case)), computed(*arguments(case))
     for name in NAMES:
         assert torch.equal(first[name], second[name]), name
 
 
 @needs_device
-def test_a_picture_alone_has_the_bits_it_has_in_a_batch():
+def test_an_image_alone_has_the_bits_it_has_in_a_batch():
     values, dv, dh_last, directions, softplus = arguments((2, 2, 3, 2, 3, [COLUMN], True, 0.0))
     both = computed(values, dv, dh_last, directions, softplus)
     shared = ("A", "D", "dt_bias")

@@ -18,9 +18,9 @@ from ssmctx.registry import Registry
 
 CONFIGURATION = ROOT / "mkdocs.yml"
 FOLDER = Path("docs/reference")
-FRONT_DOOR = (ROOT / "ssmctx" / "__init__.py").read_text()
+MAIN_API = (ROOT / "ssmctx" / "__init__.py").read_text()
 TITLES = {
-    "ssmctx": "The front door",
+    "ssmctx": "Main API",
     "ssmctx.layers": "Layers",
     "ssmctx.layers.foundation": "Layers: foundation blocks",
     "ssmctx.layers.transforms": "Layers: transforms",
@@ -89,7 +89,7 @@ def registered(package: griffe.Object, module: str, name: str) -> str:
     if not isinstance(registry, Registry):
         return ""
     rows = ["\n| name | what it is | path |", "|---|---|---|"]
-    for key, made_by in re.findall(rf'^_registry\.{name}\.register\("(.+)", "(.+)"\)$', FRONT_DOOR, flags=re.M):
+    for key, made_by in re.findall(rf'^_registry\.{name}\.register\("(.+)", "(.+)"\)$', MAIN_API, flags=re.M):
         path = made_by.replace(":", ".")
         rows.append(f"| `{key}` | {summary(package, path)} | `{path}` |")
     return "\n".join(rows) + "\n"

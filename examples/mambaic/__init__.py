@@ -2,5 +2,5 @@
 
 import os
 
-# torch then asks Linux for huge pages, which saves a quarter of a large picture's time on a CPU: page faults
+# torch then asks Linux for huge pages, which saves a quarter of a large image's time on a CPU: page faults
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -38,8 +38,8 @@ class AblationPlan:
     """What to compare, and how to train it.
 
     Attributes:
-        data: folder of pictures to train on.
-        test_data: folder of pictures to evaluate on.
+        data: folder of images to train on.
+        test_data: folder of images to evaluate on.
         out: folder for checkpoints and results; goes on where an earlier call with the same plan was stopped.
         variants: as `mambaic.codec.find_variant` takes them; rows of the table.
         anchor: the variant that BD-rates refer to.
@@ -89,7 +89,7 @@ def ablate(plan: AblationPlan) -> str:
 
     Raises:
         ArgumentError: `plan.out` holds runs of another plan.
-        DataError: a folder has no usable pictures.
+        DataError: a folder has no usable images.
         TrainingError: a run fails.
     """
     _check_settings(plan)
@@ -148,7 +148,7 @@ def _training(plan: AblationPlan, seed: int, variant: str, lmbda: float, checkpo
 
 
 def _rd_losses(curve: Curve) -> list[float]:
-    r"""Mean over pictures of $\lambda\, 255^2\, \mathrm{MSE} + \mathrm{bpp}$ at each point, from files and pixels."""
+    r"""Mean over images of $\lambda\, 255^2\, \mathrm{MSE} + \mathrm{bpp}$ at each point, from files and pixels."""
     return [
         fmean(lmbda * 255**2 * 10 ** (-image["psnr-rgb"][i] / 10) + image["bpp"][i] for image in curve.images.values())
         for i, lmbda in enumerate(curve.meta["lambdas"])

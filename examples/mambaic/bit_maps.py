@@ -32,11 +32,11 @@ class BitMap:
 
 @torch.no_grad()
 def bit_maps(model: MambaIC, x: Tensor) -> list[BitMap]:
-    """The bits of a picture, from likelihoods, a map for each coding step; z's are not among them.
+    """The bits of an image, from likelihoods, a map for each coding step; z's are not among them.
 
     Args:
         model: the codec, in evaluation mode.
-        x: picture (1, 3, H, W) in [0, 1].
+        x: image (1, 3, H, W) in [0, 1].
     """
     order = model.latent_codec.context.order
     bits = -torch.log2(model(x)["likelihoods"]["y"][0]).cpu()

@@ -1,4 +1,4 @@
-"""JPEG, WebP and AVIF as Pillow has them, measured on the same pictures as a codec."""
+"""JPEG, WebP and AVIF as Pillow has them, measured on the same images as a codec."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ CODECS = {
 
 
 def measure(codec: str, folder: str | Path, jobs: int = 1, scale: float = 1.0) -> dict[str, Any]:
-    """Code every picture below a folder at every quality; the same figures as `mambaic.evaluate.evaluate` gives.
+    """Code every image below a folder at every quality; the same figures as `mambaic.evaluate.evaluate` gives.
 
     Args:
         codec: a key of `CODECS`.
-        folder: of pictures.
-        jobs: processes that share the pictures.
-        scale: measure on pictures made smaller by this factor.
+        folder: of images.
+        jobs: processes that share the images.
+        scale: measure on images made smaller by this factor.
 
     Raises:
         ArgumentError: an unknown codec.
@@ -65,7 +65,7 @@ def measure(codec: str, folder: str | Path, jobs: int = 1, scale: float = 1.0) -
     if not features.check(made.feature):
         raise EvaluationError(f"this Pillow ({PIL.__version__}) was built without {made.name}: install another build")
     paths, left_out = usable_images(folder, scale)
-    rows = for_each(partial(partial, _measure_picture, codec, Path(folder), scale), paths, jobs, made.name)
+    rows = for_each(partial(partial, _measure_image, codec, Path(folder), scale), paths, jobs, made.name)
     settings = ", ".join(f"{key} {value}" for key, value in made.settings.items())
     meta = {
         "dataset": Path(folder).name,
@@ -81,8 +81,8 @@ def measure(codec: str, folder: str | Path, jobs: int = 1, scale: float = 1.0) -
     return summarise(made.name, f"{made.name} by Pillow, {settings}", points, meta)
 
 
-def _measure_picture(codec: str, folder: Path, scale: float, path: Path) -> list[Row]:
-    """Figures of one picture at every quality."""
+def _measure_image(codec: str, folder: Path, scale: float, path: Path) -> list[Row]:
+    """Figures of one image at every quality."""
     made = CODECS[codec]
     pixels = read_scaled(path, scale)
     image = as_pillow(pixels)
@@ -105,7 +105,7 @@ def _measure_picture(codec: str, folder: Path, scale: float, path: Path) -> list
 
 
 class Coded(NamedTuple):
-    """A picture in a classical format: the quality asked for, bytes, and the pixels (3, H, W) uint8 that they give."""
+    """An image in a classical format: the quality asked for, bytes, and the pixels (3, H, W) uint8 that they give."""
 
     quality: int
     bytes: int
@@ -113,7 +113,7 @@ class Coded(NamedTuple):
 
 
 def of_size(codec: str, pixels: Tensor, size: int) -> Coded | None:
-    """The picture in the largest of this format's files that take at most `size` bytes; its smallest if none does.
+    """The image in the largest of this format's files that take at most `size` bytes; its smallest if none does.
 
     Args:
         codec: a key of `CODECS`.

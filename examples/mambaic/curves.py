@@ -31,8 +31,8 @@ class Curve:
         results: "bpp", "psnr-rgb" in dB, "ms-ssim-rgb" between 0 and 1, "encoding_time" and "decoding_time" in seconds;
             a list each, in the order of the points.
         description: one line.
-        meta: where the figures come from: "source", "dataset", "pixels" of a picture, and what else is known.
-        images: the same lists for each picture, where the file has them.
+        meta: where the figures come from: "source", "dataset", "pixels" of an image, and what else is known.
+        images: the same lists for each image, where the file has them.
     """
 
     name: str

@@ -33,17 +33,14 @@ class Batch(NamedTuple):
 class TrainingCrops(Dataset[Batch]):
     """Random crops of all images below a folder, flipped left to right half the time, without end.
 
-    Every pass over the images has its own order. A image that turns out broken is replaced by another, drawn at
-    random. Decoded images are kept until `cache_bytes` are full.
+    `crops[n]` is a `Batch` of one, for any n of at least 0. Every pass over the images has its own order. An image that
+    turns out broken is replaced by another, drawn at random. Decoded images are kept until `cache_bytes` are full.
 
     Args:
         folder: where the images are, at any depth.
         size: side of the square crops, in pixels.
-        seed: of order, places and flips.
+        seed: of order, positions and flips.
         cache_bytes: memory for decoded images, in bytes.
-
-    Shape:
-        crops[n]: a `Batch` of one, for any n >= 0.
 
     Raises:
         DataError: no image of at least `size` in both directions, or (from `crops[n]`) none that can be read.
@@ -67,7 +64,7 @@ class TrainingCrops(Dataset[Batch]):
         self._room = cache_bytes
 
     def __len__(self) -> int:
-        """Pictures, that is, crops in a pass."""
+        """Images, that is, crops in a pass."""
         return len(self.paths)
 
     def __getitem__(self, number: int) -> Batch:
@@ -87,10 +84,10 @@ class TrainingCrops(Dataset[Batch]):
         return Batch((crop.flip(-1) if random.random() < 0.5 else crop)[None], broken)
 
     def _path(self, number: int) -> Path:
-        epoch, place = divmod(number, len(self.paths))
+        epoch, index = divmod(number, len(self.paths))
         if self._order is None or self._order[0] != epoch:
             self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.paths))
-        return self.paths[self._order[1][place]]
+        return self.paths[self._order[1][index]]
 
     def _read(self, path: Path) -> Tensor:
         if path in self._cache:

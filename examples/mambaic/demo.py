@@ -1,4 +1,4 @@
-"""The demonstration: code a photograph with the checkpoint that comes along, decode it, compare with what is in use."""
+"""The demonstration: code a photograph with the bundled checkpoint, decode it, compare with what is in use."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _DETAIL = slice(40, 200), slice(150, 310)
 
 def photographs() -> dict[str, Tensor]:
     """The colour photographs that scikit-image carries, as uint8 (3, H, W)."""
-    pictures = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
-    pictures["motorcycle"] = skimage.data.stereo_motorcycle()[0]
-    return {name: torch.from_numpy(array.copy()).permute(2, 0, 1) for name, array in pictures.items()}
+    images = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
+    images["motorcycle"] = skimage.data.stereo_motorcycle()[0]
+    return {name: torch.from_numpy(array.copy()).permute(2, 0, 1) for name, array in images.items()}
 
 
 def train_tiny(out: Path, minutes: float, steps: int | None) -> Path:
@@ -99,10 +99,10 @@ def _plot_training(history: list[Point], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _plot_side_by_side(pictures: dict[str, Tensor], path: Path) -> None:
-    figure, axes = new_figure(280 * len(pictures), 600, nrows=2, ncols=len(pictures))
-    original = pictures["original"]
-    for (name, pixels), whole, zoom in zip(pictures.items(), *axes, strict=True):
+def _plot_side_by_side(images: dict[str, Tensor], path: Path) -> None:
+    figure, axes = new_figure(280 * len(images), 600, nrows=2, ncols=len(images))
+    original = images["original"]
+    for (name, pixels), whole, zoom in zip(images.items(), *axes, strict=True):
         array = pixels.permute(1, 2, 0).numpy()
         whole.imshow(array)
         whole.set_title(name if pixels is original else f"{name}, {psnr(pixels, original):.1f} dB", fontsize=11)

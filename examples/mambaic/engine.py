@@ -42,11 +42,11 @@ class Point(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """A step: its point, the norm of its gradient, its pictures, and the means of what each process had to say."""
+    """A step: its point, the norm of its gradient, its images, and the means of what each process had to say."""
 
     point: Point
     norm: float
-    pictures: tuple[Tensor, Tensor]
+    images: tuple[Tensor, Tensor]
     said: list[float]
 
     @property
@@ -177,5 +177,5 @@ def _accelerator(plan: TrainingPlan) -> Accelerator:
     return accelerator
 
 
-def _noise_seed(*place: int) -> int:
-    return int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _noise_seed(*indices: int) -> int:
+    return int(np.random.SeedSequence(indices).generate_state(1, np.uint64)[0] >> np.uint64(1))

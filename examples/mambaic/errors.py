@@ -4,7 +4,7 @@ from ssmctx.errors import SsmctxError
 
 
 class DataError(SsmctxError, ValueError):
-    """A picture or a folder of pictures cannot be used."""
+    """An image or a folder of images cannot be used."""
 
 
 class TrainingError(SsmctxError, RuntimeError):

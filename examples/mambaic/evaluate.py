@@ -1,4 +1,4 @@
-"""Evaluation: every picture of a folder through real files, for one checkpoint or for a curve of several."""
+"""Evaluation: every image of a folder through real files, for one checkpoint or for a curve of several."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def evaluate(
     jobs: int = 1,
     scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Code and decode every picture below a folder with every checkpoint.
+    """Code and decode every image below a folder with every checkpoint.
 
     Args:
         checkpoints: one for each point of the curve, in any order.
-        folder: of pictures, of any sizes.
+        folder: of images, of any sizes.
         name: of the curve; default the preset and variant of the first checkpoint.
         device: of torch.
-        jobs: processes, each with one torch thread, that share the pictures on a CPU; 1 uses all threads on each.
-        scale: evaluate on pictures made smaller by this factor.
+        jobs: processes, each with one torch thread, that share the images on a CPU; 1 uses all threads on each.
+        scale: evaluate on images made smaller by this factor.
 
     Returns:
         Results in CompressAI's layout (see `mambaic.results.summarise`). "bpp" comes from the size of the file on disk,
@@ -60,7 +60,7 @@ def evaluate(
     heads = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
     paths, left_out = usable_images(folder, scale)
     items = [(checkpoint, path) for checkpoint in checkpoints for path in paths]
-    rows = for_each(partial(PictureEvaluator, Path(folder), device, scale), items, jobs, "eval")
+    rows = for_each(partial(ImageEvaluator, Path(folder), device, scale), items, jobs, "eval")
     points = [rows[i : i + len(paths)] for i in range(0, len(rows), len(paths))]
     made = f"{heads[0]['preset']} {heads[0]['variant']}"
     threads = 1 if jobs > 1 else torch.get_num_threads()
@@ -78,13 +78,13 @@ def evaluate(
     return summarise(name or f"ssmctx {made}", f"ssmctx example codec, {made}, files on disk", points, meta)
 
 
-class PictureEvaluator:
-    """Evaluates one picture with one checkpoint at a time; keeps the model that it used last.
+class ImageEvaluator:
+    """Evaluates one image with one checkpoint at a time; keeps the model that it used last.
 
     Args:
-        folder: that the names of pictures are relative to.
+        folder: that the names of images are relative to.
         device: of torch.
-        scale: of the pictures.
+        scale: of the images.
     """
 
     def __init__(self, folder: Path, device: str, scale: float) -> None:
@@ -92,7 +92,7 @@ class PictureEvaluator:
         self._loaded: tuple[Any, ImageCodec] | None = None
 
     def __call__(self, item: tuple[str | Path, Path]) -> Row:
-        """Figures of (checkpoint, picture)."""
+        """Figures of (checkpoint, image)."""
         checkpoint, path = item
         if self._loaded is None or self._loaded[0] != checkpoint:
             self._loaded = checkpoint, load_model(checkpoint, self.device)

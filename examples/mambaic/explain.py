@@ -15,7 +15,7 @@ from ssmctx.errors import ArgumentError
 
 def explain(
     checkpoint: str | Path,
-    picture: str | Path,
+    image: str | Path,
     out: Path,
     position: Sequence[int] | None = None,
     slice_index: int | None = None,
@@ -25,7 +25,7 @@ def explain(
 
     Args:
         checkpoint: of the codec.
-        picture: file to look at.
+        image: file to look at.
         out: folder for the figures.
         position: (row, column) of the latent; default a non-anchor in its middle.
         slice_index: the slice whose prediction is looked at; default the last.
@@ -37,7 +37,7 @@ def explain(
     Raises:
         ArgumentError: a slice or position that is not there, or a step that reads nothing of the latent.
     """
-    model, pixels = load_model(checkpoint), read_image(picture)
+    model, pixels = load_model(checkpoint), read_image(image)
     x = to_float(pixels)
     order = model.latent_codec.context.order
     last = len(order.slices) - 1

@@ -1,4 +1,4 @@
-"""Figures of what goes on inside: receptive fields, and bits laid over the picture."""
+"""Figures of what goes on inside: receptive fields, and bits laid over the image."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MARK = {"marker": "o", "color": _BLUE, "markerfacecolor": "none", "markersize":
 def plot_receptive_fields(
     fields: Mapping[str, ReceptiveField], pixels: Tensor, position: tuple[int, int], title: str, path: str | Path
 ) -> None:
-    """Draw the fields of the mean and of the scale, a row for each model, beside the picture.
+    """Draw the fields of the mean and of the scale, a row for each model, beside the image.
 
     Args:
         fields: by the name of the row.
-        pixels: of the picture, uint8 (3, H, W).
+        pixels: of the image, uint8 (3, H, W).
         position: (row, column) of the latent that the fields are of.
         title: of the whole figure.
         path: PNG file to write.
@@ -88,7 +88,7 @@ def plot_bit_map(bits: BitMap, maps: Sequence[BitMap], pixels: Tensor, path: str
 
 
 def _overlay(axis: Any, bits: BitMap, pixels: Tensor, largest: float) -> Any:
-    """The map over the grey picture; what the step does not code stays clear."""
+    """The map over the grey image; what the step does not code stays clear."""
     axis.imshow(_grey(pixels), cmap="gray", vmin=0, vmax=255, extent=_extent(pixels))
     values = np.ma.masked_invalid(bits.bits.numpy())
     image = axis.imshow(
@@ -114,7 +114,7 @@ def _grey(pixels: Tensor) -> Any:
 
 
 def _extent(pixels: Tensor) -> tuple[float, float, float, float]:
-    """Where the picture lies in latent cells."""
+    """Where the image lies in latent cells."""
     return (0, pixels.shape[2] / STRIDE, pixels.shape[1] / STRIDE, 0)
 
 

@@ -14,7 +14,7 @@ _ABSENT = "-"
 
 
 def latency_table(curves: Sequence[Curve], anchor: Curve | None, metric: str = "psnr") -> str:
-    """A row for each curve: mean milliseconds a picture over its points, in all and by part, and its BD-rate.
+    """A row for each curve: mean milliseconds an image over its points, in all and by part, and its BD-rate.
 
     Args:
         curves: results; where one has no times or no split, its cells hold a dash.

@@ -21,13 +21,13 @@ from ssmctx.files import write_whole
 
 LINE_SECONDS = 60.0  # between plain lines
 ROW_SECONDS = 10.0  # between rows of the table
-_PICTURES = 4  # crops of a batch that TensorBoard shows
+_IMAGES = 4  # crops of a batch that TensorBoard shows
 
 
 class LogRow(NamedTuple):
     """Means over the steps since the row before; but `step`, `skipped` and `seconds` count from the start.
 
-    `psnr` is in dB, `grad_norm` that before clipping, `data_share` the part of the time spent waiting for pictures.
+    `psnr` is in dB, `grad_norm` that before clipping, `data_share` the part of the time spent waiting for images.
     """
 
     step: int
@@ -90,7 +90,7 @@ class Log:
         Args:
             measured: what the step measured.
             lr: its learning rate.
-            waited: seconds that it waited for pictures.
+            waited: seconds that it waited for images.
         """
         if self.silent:
             return
@@ -129,10 +129,10 @@ class Log:
         done = max(self.run.progress - self._began_at, 1e-9)
         return timedelta(seconds=round((now - self._began) * (1 - self.run.progress) / done))
 
-    def pictures(self, pictures: tuple[Tensor, Tensor]) -> None:
+    def images(self, images: tuple[Tensor, Tensor]) -> None:
         """Show crops over their reconstructions in TensorBoard."""
         if self._board is not None:
-            rows = [torch.cat([*batch[:_PICTURES].clamp(0, 1)], dim=-1) for batch in pictures]
+            rows = [torch.cat([*batch[:_IMAGES].clamp(0, 1)], dim=-1) for batch in images]
             self._board.add_image("train/crops over reconstructions", torch.cat(rows, dim=-2), self.run.step)
 
 

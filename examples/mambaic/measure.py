@@ -1,4 +1,4 @@
-"""What is measured of one picture, whichever codec made it: rate and quality."""
+"""What is measured of one image, whichever codec made it: rate and quality."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MS_SSIM_MIN_SIDE = 161  # five scales of an 11x11 window
 
 
 def bits_per_pixel(size: int, height: int, width: int) -> float:
-    """Rate of a picture that takes `size` bytes."""
+    """Rate of an image that takes `size` bytes."""
     return 8 * size / (height * width)
 
 
@@ -32,6 +32,6 @@ def quality(decoded: Tensor, original: Tensor) -> dict[str, float | None]:
 
 
 def facts(name: str, pixels: Tensor, size: int) -> dict[str, Any]:
-    """Name, size and rate of a picture that takes `size` bytes."""
+    """Name, size and rate of an image that takes `size` bytes."""
     _, height, width = pixels.shape
     return {"name": name, "width": width, "height": height, "bytes": size, "bpp": bits_per_pixel(size, height, width)}

@@ -1,4 +1,4 @@
-"""The same work on many pictures, in one process or in several of one torch thread each."""
+"""The same work on many images, in one process or in several of one torch thread each."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def for_each(make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], job
     Raises:
         EvaluationError: a process died.
     """
-    bar = {"desc": label, "unit": "picture", "total": len(items), "dynamic_ncols": True}
+    bar = {"desc": label, "unit": "image", "total": len(items), "dynamic_ncols": True}
     if jobs == 1:
         return list(tqdm(map(_Worker(make), items), **bar))
     context = multiprocessing.get_context("spawn")  # a forked child inherits locks of torch's threads

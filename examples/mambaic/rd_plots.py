@@ -1,4 +1,4 @@
-"""Rate-distortion plots, and BD-rate against picture size."""
+"""Rate-distortion plots, and BD-rate against image size."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def bd_rates_by_size(
     by_size: dict[float, Curve] = {}
     for anchor in anchors:
         if _pixels(anchor) in by_size:
-            raise CurveError(f"two anchors have pictures of {_pixels(anchor):.0f} pixels: give one for each size")
+            raise CurveError(f"two anchors have images of {_pixels(anchor):.0f} pixels: give one for each size")
         by_size[_pixels(anchor)] = anchor
     lines: dict[str, list[tuple[float, float]]] = {}
     for curve in curves:
@@ -93,14 +93,14 @@ def bd_rates_by_size(
         if pixels not in by_size:
             known = ", ".join(f"{size:.0f}" for size in sorted(by_size))
             raise CurveError(
-                f"{curve.name} has pictures of {pixels:.0f} pixels, the anchors of {known}: measure both on the same"
+                f"{curve.name} has images of {pixels:.0f} pixels, the anchors of {known}: measure both on the same"
             )
         lines.setdefault(curve.name, []).append((pixels, bd_rate(curve, by_size[pixels], metric).percent))
     return {name: sorted(points) for name, points in lines.items()}
 
 
 def plot_sizes(curves: Sequence[Curve], anchors: Sequence[Curve], metric: str, path: str | Path) -> None:
-    """Plot BD-rate against picture size (the paper's figure 1).
+    """Plot BD-rate against image size (the paper's figure 1).
 
     Args:
         curves: results, one for each codec and size; those of a name are joined.
@@ -124,7 +124,7 @@ def plot_sizes(curves: Sequence[Curve], anchors: Sequence[Curve], metric: str, p
     sizes = {_pixels(anchor) / 1e6: str(anchor.meta.get("dataset", "")) for anchor in anchors}
     axis.set_xticks(list(sizes), [f"{size:.2g}\n{dataset}".rstrip() for size, dataset in sizes.items()])
     axis.minorticks_off()
-    axis.set(xlabel="Picture size (megapixels)", ylabel=f"BD-rate by {metric.upper()} (%), less is better")
+    axis.set(xlabel="Image size (megapixels)", ylabel=f"BD-rate by {metric.upper()} (%), less is better")
     axis.grid(alpha=0.3)
     figure.legend(fontsize=9, handlelength=3, loc="outside right upper")
     save_figure(figure, path)
@@ -133,7 +133,7 @@ def plot_sizes(curves: Sequence[Curve], anchors: Sequence[Curve], metric: str, p
 def _pixels(curve: Curve) -> float:
     pixels = curve.meta.get("pixels")
     if not pixels:
-        raise CurveError(f"{curve.name} does not say how large its pictures are: add meta.pixels to its file")
+        raise CurveError(f"{curve.name} does not say how large its images are: add meta.pixels to its file")
     return float(pixels)
 
 

@@ -43,7 +43,7 @@ def receptive_field(
 
     Args:
         model: the codec.
-        x: picture (1, 3, H, W) in [0, 1].
+        x: image (1, 3, H, W) in [0, 1].
         step: coding step.
         position: (row, column) of the latent.
         attention: False takes the window attention out, with all other weights as they are.

@@ -1,4 +1,4 @@
-"""From figures of pictures to a result file in CompressAI's layout, and to a table."""
+"""From figures of images to a result file in CompressAI's layout, and to a table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def summarise(name: str, description: str, points: Sequence[Sequence[Row]], meta
     Args:
         name: of the codec.
         description: one line.
-        points: for each point of the curve the figures of all pictures, the same pictures in the same order.
+        points: for each point of the curve the figures of all images, the same images in the same order.
         meta: further facts; a list in it with an entry for each point is reordered with the points.
 
     Returns:
-        "name", "description" and "results", lists with the mean over the pictures for each point, by ascending rate.
-        Figures that some pictures lack (MS-SSIM of small ones) are left out there. "images" has the same lists for
-        each picture, and "meta" the rest.
+        "name", "description" and "results", lists with the mean over the images for each point, by ascending rate.
+        Figures that some images lack (MS-SSIM of small ones) are left out there. "images" has the same lists for
+        each image, and "meta" the rest.
     """
     rates = [fmean(row["bpp"] for row in rows) for rows in points]
     order = sorted(range(len(points)), key=rates.__getitem__)
@@ -51,7 +51,7 @@ def summarise(name: str, description: str, points: Sequence[Sequence[Row]], meta
 
 
 def table(content: dict[str, Any], point: int) -> str:
-    """The pictures of one point and their mean, as text."""
+    """The images of one point and their mean, as text."""
     keys = {
         "bpp": ("bpp", 9, 4, 1),
         "bpp-estimated": ("estimated", 11, 4, 1),
@@ -60,7 +60,7 @@ def table(content: dict[str, Any], point: int) -> str:
         "encoding_time": ("encode ms", 11, 1, 1e3),
         "decoding_time": ("decode ms", 11, 1, 1e3),
     }
-    lines = [f"{'picture':24}" + "".join(f"{title:>{width}}" for title, width, _, _ in keys.values())]
+    lines = [f"{'image':24}" + "".join(f"{title:>{width}}" for title, width, _, _ in keys.values())]
     rows = [*content["images"].items(), ("mean", content["results"])]
     for name, figures in rows:
         line = f"{name[-23:]:24}"

@@ -30,7 +30,7 @@ def train(plan: TrainingPlan) -> list[Point]:
 
     Raises:
         ArgumentError: the plan cannot be trained, here or at all.
-        DataError: no usable pictures.
+        DataError: no usable images.
         CheckpointError: the checkpoint to go on or to start from is damaged, or of another preset or variant.
         TrainingError: too many batches were not finite; the last checkpoint stays as it was.
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
@@ -89,7 +89,7 @@ def _loop(plan: TrainingPlan, engine: Engine, run: Run, loader: Iterator[Batch],
             return run.progress < 1
         if clock() > saved + 60 * plan.checkpoint_minutes:
             _save(plan, engine, run)
-            log.pictures(measured.pictures)
+            log.images(measured.images)
             saved = clock()
     return False
 
@@ -111,13 +111,13 @@ def _introduce(log: Log, plan: TrainingPlan, engine: Engine, crops: TrainingCrop
     precision = "" if accelerator.mixed_precision == "no" else f" in {accelerator.mixed_precision}"
     begins = f", going on after step {log.run.step}" if log.run.step else ""
     log.say(
-        f"{len(crops)} pictures{small}, {plan.preset} {plan.variant}, lambda {plan.lmbda:g} ({plan.metric}), "
+        f"{len(crops)} images{small}, {plan.preset} {plan.variant}, lambda {plan.lmbda:g} ({plan.metric}), "
         f"on {accelerator.device}{many}{precision}{begins}"
     )
 
 
 def _workers(plan: TrainingPlan, engine: Engine) -> int:
-    """Processes that load ahead: none where the CPU trains, which loses nothing by reading a few cached pictures."""
+    """Processes that load ahead: none where the CPU trains, which loses nothing by reading a few cached images."""
     if plan.workers is not None:
         return plan.workers
     on_cpu = engine.accelerator.device.type == "cpu"

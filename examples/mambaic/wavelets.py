@@ -1,6 +1,6 @@
-"""Where training starts from: transforms that are a Haar wavelet packet, so that a new codec already shows a picture.
+"""Where training starts from: transforms that are a Haar wavelet packet, so that a new codec already shows an image.
 
-Convolutions drawn at random lose most of a picture, and training spends its first thousands of steps on finding low
+Convolutions drawn at random lose most of an image, and training spends its first thousands of steps on finding low
 frequencies. Of each 2x2 Haar step only the subbands of largest expected energy are kept; g_s is the transpose of g_a.
 Everything else that the layers hold starts near zero, and training takes it from there.
 """
@@ -36,8 +36,8 @@ class _Packet:
 
     def energy(self) -> float:
         """Expected square of its coefficient."""
-        place = np.arange(len(self.down))
-        covariance = _CORRELATION ** np.abs(place[:, None] - place)
+        index = np.arange(len(self.down))
+        covariance = _CORRELATION ** np.abs(index[:, None] - index)
         return self.energy_of_colour * (self.down @ covariance @ self.down) * (self.across @ covariance @ self.across)
 
 

@@ -32,7 +32,7 @@ _NAMES = ("VSSBlock", "WindowLocalAttention", "ChannelSpatialContext", "MambaICE
 def register() -> None:
     """Put our modules into CompressAI's `MODULES` and the codec into its `MODELS`; done on import.
 
-    Modules have the names of the front door, context models of `ssmctx.registry.contexts` "ssmctx.context." and their
+    Modules have the names of the main API, context models of `ssmctx.registry.contexts` "ssmctx.context." and their
     name; the codec, in the released layout, is "mambaic".
 
     Raises:
@@ -45,8 +45,8 @@ def register() -> None:
         >>> MODULES["MambaICEntropyModel"](M=60, hyper_channels=24, N=8, context=context).context.order.slices
         (3, 3, 6, 12, 36)
     """
-    front_door = importlib.import_module("ssmctx")
-    ours = {name: getattr(front_door, name) for name in _NAMES}
+    main_api = importlib.import_module("ssmctx")
+    ours = {name: getattr(main_api, name) for name in _NAMES}
     ours |= {f"ssmctx.context.{name}": registry.contexts.get(name) for name in registry.contexts.names()}
     for kind, known, components in (("module", MODULES, ours), ("model", MODELS, {"mambaic": ReleasedMambaIC})):
         for name, component in components.items():

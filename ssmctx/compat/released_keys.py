@@ -146,7 +146,7 @@ def released_sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         """VSS blocks between the strided convolutions of a transform, and the index of the last of these."""
         found = [re.fullmatch(rf"{transform}\.(\d+)\.(norm\.)?weight", name) for name in state_dict]
         layers = sorted((int(match[1]), bool(match[2])) for match in found if match)
-        ends = [place for place, (_, is_block) in enumerate(layers) if not is_block]
+        ends = [index for index, (_, is_block) in enumerate(layers) if not is_block]
         depths = [b - a - 1 for a, b in pairwise(ends)]
         return [*depths, layers[ends[-1]][0]] if len(depths) == count else None
 

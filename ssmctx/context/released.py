@@ -56,14 +56,11 @@ class ReleasedContext(ContextModel):
     convolutions. The first slice has phi = [means, scales]. One set of weights serves both passes of a slice.
 
     Args:
-        M: channels of the latent.
-        num_slices: slices K, of equal width m = M / K.
+        M: channels of the latent (batch, M, H, W), of any H and W of at least 1; side information has 2M, means before
+            scales.
+        num_slices: slices K, of equal width m = M / K; mean and scale of a step are (batch, m, H, W).
         d_state: states of the VSS blocks.
         scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
-
-    Shape:
-        forward(step, y_hat, side): y_hat (batch, M, H, W), side (batch, 2M, H, W), means before scales, to mean and
-        scale, each (batch, m, H, W). Any H and W of at least 1.
 
     Raises:
         ArgumentError: M is no multiple of num_slices, or a size is below 1.

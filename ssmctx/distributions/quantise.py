@@ -14,10 +14,10 @@ def quantise(pmf: NDArray[np.float64]) -> NDArray[np.int32]:
     """16-bit cumulative frequencies of a row of probabilities, each interval at least 1.
 
     Args:
-        pmf: probabilities, the escape's last; their sum need not be exactly 1.
+        pmf: probabilities (n,), the escape's last; their sum need not be exactly 1.
 
-    Shape:
-        (n,) to (n + 1,), from 0 to 65536.
+    Returns:
+        (n + 1,) int32 cumulative frequencies, from 0 to 65536, strictly increasing.
 
     Source:
         As CompressAI's `pmf_to_quantized_cdf`: round, scale to the total, leave the rest to the escape, and where an
@@ -48,10 +48,10 @@ def quantise_closely(pmf: NDArray[np.float64]) -> NDArray[np.int32]:
     costs as many bits as to take it from a small one, but only to first order.
 
     Args:
-        pmf: probabilities, the escape's last, at most 65536; their sum need not be exactly 1.
+        pmf: probabilities (n,), the escape's last, at most 65536; their sum need not be exactly 1.
 
-    Shape:
-        (n,) to (n + 1,), from 0 to 65536.
+    Returns:
+        (n + 1,) int32 cumulative frequencies, from 0 to 65536, strictly increasing.
 
     Examples:
         >>> import numpy as np

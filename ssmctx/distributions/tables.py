@@ -50,12 +50,10 @@ class CodingTables:
     symbol itself. All symbols of a row are 16-bit numbers.
 
     Args:
-        cdfs: cumulative frequencies, each row 0, ..., 65536, strictly increasing, zero-padded to the longest.
-        lengths: entries used of each row, at least 3.
-        offsets: the symbol that each row's first interval stands for.
-
-    Shape:
-        cdfs (rows, longest), lengths (rows,), offsets (rows,), all int32; 1 to 65536 rows.
+        cdfs: cumulative frequencies (rows, longest) int32, each row 0, ..., 65536, strictly increasing, zero-padded to
+            the longest; 1 to 65536 rows.
+        lengths: entries used of each row, (rows,) int32, at least 3.
+        offsets: the symbol that each row's first interval stands for, (rows,) int32.
 
     Raises:
         ArgumentError: an array has another dtype or shape, or a row breaks one of these rules.

@@ -20,8 +20,10 @@ class StreamEncoder(Protocol):
 
         A symbol outside its row is coded too: every 16-bit number is.
 
-        Shape:
-            symbols (n,) int16; indexes (n,) uint8 or uint16.
+        Args:
+            symbols: (n,) int16, in coding order.
+            indexes: the table row of each symbol, (n,) uint8 or uint16.
+            tables: whose rows the indexes name.
 
         Raises:
             ArgumentError: another dtype or shape, or an index without a row; nothing is appended.
@@ -42,8 +44,12 @@ class StreamDecoder(Protocol):
         The indexes and tables have to be those of the encoder, element by element; how many are asked for at a time
         is free. Whatever the stream holds, this ends, in time bounded by the number of indexes.
 
-        Shape:
-            (n,) uint8 or uint16 to (n,) int16.
+        Args:
+            indexes: the table row of each symbol, (n,) uint8 or uint16.
+            tables: whose rows the indexes name.
+
+        Returns:
+            The symbols, (n,) int16.
 
         Raises:
             ArgumentError: indexes have another dtype or shape, or one has no row.

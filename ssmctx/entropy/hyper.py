@@ -37,15 +37,12 @@ class HyperSynthesis(nn.Module):
     """h_s: z_hat to side information, two mirrored stacks (means and scales) of the same shape.
 
     Args:
-        M: channels of y; the side information has 2M.
+        M: channels of y; the side information is (batch, 2M, 4h, 4w).
         width: channels between the two deconvolutions (2N in the paper).
-        hyper_channels: channels of z.
+        hyper_channels: channels of z_hat (batch, hyper_channels, h, w).
         depth: blocks between them.
         d_state: states of VSS blocks.
         block: a name from `ssmctx.registry.blocks`.
-
-    Shape:
-        (batch, hyper_channels, h, w) to (batch, 2M, 4h, 4w).
 
     Source:
         MambaIC section 3.2 and appendix C.

@@ -25,12 +25,12 @@ def put_varint(value: int) -> bytes:
     return bytes(out)
 
 
-def take_varint(data: bytes, place: int, what: str) -> tuple[int, int]:
-    """The number at a place of the data, and the place after it.
+def take_varint(data: bytes, offset: int, what: str) -> tuple[int, int]:
+    """The number at an offset in the data, and the offset after it.
 
     Args:
         data: may end too soon.
-        place: where the number starts.
+        offset: where the number starts.
         what: its name in error messages.
 
     Raises:
@@ -43,12 +43,12 @@ def take_varint(data: bytes, place: int, what: str) -> tuple[int, int]:
     """
     value = 0
     for count in range(_LONGEST):
-        if place + count >= len(data):
+        if offset + count >= len(data):
             raise CorruptStreamError(f"the data ends within {what}: it was cut")
-        byte = data[place + count]
+        byte = data[offset + count]
         value |= (byte & 127) << 7 * count
         if byte < 128:
             if byte == 0 and count:
                 break
-            return value, place + count + 1
+            return value, offset + count + 1
     raise CorruptStreamError(f"{what} is not written as an encoder writes it: damaged")

@@ -32,12 +32,9 @@ class CheckerboardConv2d(nn.Conv2d):
     So non-anchors are predicted from anchors, and a position never sees itself.
 
     Args:
-        in_channels: channels of x.
-        out_channels: channels of the result.
+        in_channels: channels of x (batch, in_channels, H, W), of any H and W of at least 1.
+        out_channels: channels of the result (batch, out_channels, H, W).
         kernel_size: side of the kernel, odd.
-
-    Shape:
-        (batch, in_channels, H, W) to (batch, out_channels, H, W), any H and W of at least 1.
 
     Raises:
         ArgumentError: the kernel has an even side, or a size is below 1.

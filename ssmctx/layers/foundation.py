@@ -61,11 +61,8 @@ class ConvBlock(nn.Module):
     $$ x + \mathrm{Conv}(\mathrm{GELU}(\mathrm{Conv}(x))) $$
 
     Args:
-        dim: channels of the image.
+        dim: channels of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         drop_path: probability that training drops the branch of a sample.
-
-    Shape:
-        (batch, dim, H, W) to the same, any H and W of at least 1.
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.
@@ -100,15 +97,12 @@ class TransformerBlock(nn.Module):
     $$ x' = \mathrm{WLA}(x), \quad x' + W_2\,\mathrm{GELU}(W_1\,\mathrm{LN}(x')) $$
 
     Args:
-        dim: channels of the image.
+        dim: channels of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         window_size: side of a window, in positions.
         num_heads: heads; None makes them as wide as possible up to 32 channels.
         shift: moves the window grid by half a window.
         expand: width of the perceptron in units of dim.
         drop_path: probability that training drops both branches of a sample.
-
-    Shape:
-        (batch, dim, H, W) to the same, any H and W of at least 1.
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.

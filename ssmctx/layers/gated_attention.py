@@ -22,10 +22,7 @@ class ResidualUnit(nn.Module):
     with 1x1, 3x3 and 1x1 kernels.
 
     Args:
-        dim: channels of the image, at least 2.
-
-    Shape:
-        (batch, dim, H, W) to the same.
+        dim: channels of the image (batch, dim, H, W), at least 2; the result has its shape.
 
     Raises:
         ArgumentError: dim is below 2.
@@ -67,12 +64,9 @@ class GatedAttention(nn.Module):
     window attention.
 
     Args:
-        dim: channels of the image.
+        dim: channels of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         width: channels inside, a multiple of 16 (the width of a head).
         window_size: side of a window, in positions.
-
-    Shape:
-        (batch, dim, H, W) to the same, any H and W of at least 1.
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.

@@ -38,13 +38,10 @@ class SS2D(nn.Module):
     A = -exp(A_log) is negative whatever the parameter holds. Works on channels-last data.
 
     Args:
-        d_inner: channels of u.
+        d_inner: channels of u (batch, H, W, d_inner), of any H and W of at least 1; the result has its shape.
         dt_rank: width of the low-rank step sizes.
         d_state: states N per channel.
         scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
-
-    Shape:
-        (batch, H, W, d_inner) to the same, any H and W of at least 1.
 
     Raises:
         ArgumentError: a size below 1.
@@ -126,14 +123,11 @@ class VSSBlock(nn.Module):
     x + W_{out}\,[\mathrm{LN}(\mathrm{SS2D}(\mathrm{SiLU}(\mathrm{DWConv}_{3\times 3}(u)))) \odot \mathrm{SiLU}(g)] $$
 
     Args:
-        dim: channels c of the image.
+        dim: channels c of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         d_state: states N per channel.
         expand: d_inner = expand * dim.
         drop_path: probability that training drops the branch of a sample (stochastic depth).
         scan_backend: a name from `ssmctx.registry.scan_backends`, or "auto".
-
-    Shape:
-        (batch, dim, H, W) to the same, any H and W of at least 1.
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.

@@ -25,13 +25,10 @@ class WindowLocalAttention(nn.Module):
     border are padded and the padding is masked out, so that an image of any size attends to its own positions only.
 
     Args:
-        dim: channels of the image.
+        dim: channels of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         window_size: side of a window, in positions.
         num_heads: heads; None makes them as wide as possible up to 32 channels.
         shift: moves the window grid by half a window to the upper left.
-
-    Shape:
-        (batch, dim, H, W) to the same, any H and W of at least 1.
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.

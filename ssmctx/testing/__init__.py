@@ -8,7 +8,7 @@ name. `python -m ssmctx.testing --help` prints a report on a codec of yours.
 from __future__ import annotations
 
 from ssmctx.testing.broken import LawBroken
-from ssmctx.testing.cases import CORRUPTIONS, LATENTS, Corruption, Latent, Picture, ScanCase, corruptions_of
+from ssmctx.testing.cases import CORRUPTIONS, LATENTS, Corruption, Image, Latent, ScanCase, corruptions_of
 from ssmctx.testing.contract import count_bits, update_tables
 from ssmctx.testing.laws.block import assert_block
 from ssmctx.testing.laws.causal import assert_causal, assert_causal_steps, assert_partition
@@ -26,9 +26,9 @@ __all__ = [
     "LATENTS",
     "SIZES",
     "Corruption",
+    "Image",
     "Latent",
     "LawBroken",
-    "Picture",
     "ScanCase",
     "Verdict",
     "assert_any_size",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ssmctx.errors import ArgumentError, SsmctxError
 from ssmctx.testing.broken import in_brief
-from ssmctx.testing.cases import CORRUPTIONS, Latent, Picture
+from ssmctx.testing.cases import CORRUPTIONS, Image, Latent
 from ssmctx.testing.laws.round_trip import SIZES
 from ssmctx.testing.report import codec_laws, judge, print_report
 
@@ -26,11 +26,11 @@ this from is searched for MODULE first."""
 _EPILOG = """\
 the laws:
   round trip      decompress(compress(x)) is what the encoder and forward have, bit for bit, in a batch and alone
-  deterministic   the same picture gives the same streams, again and beside other pictures
+  deterministic   the same image gives the same streams, again and beside other images
   any size        every size of at least 1x1 comes back as it was
-  real bits       8 * bytes lie within 1 % + 64 bytes of -log2 of all likelihoods (owed by trained models)
+  real bits       8 * bytes lie within 1 % + 64 bytes of -log2 of all likelihoods (required of trained models)
   state dict      saves and loads in any order, copies, pickles, changes dtype
-  corruption      a damaged stream ends in a ValueError, never in a picture, a crash, a hang or a flood of memory
+  corruption      a damaged stream ends in a ValueError, never in an image, a crash, a hang or a flood of memory
 
 examples:
   python -m ssmctx.testing mycodecs:make_entropy_model --latent-channels 192
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def make_input(height: int, width: int) -> Any:
             if latent:
                 return Latent(latent, height, width, seed=options.seed).tensor()
-            return Picture(height, width, seed=options.seed).tensor()
+            return Image(height, width, seed=options.seed).tensor()
 
         factory()
         laws = codec_laws(
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = str(error) if isinstance(error, SsmctxError) else f"{options.factory}: {in_brief(error)}"
         print(f"ssmctx.testing: {message}", file=sys.stderr)
         return 2
-    what = f"latents of {latent} channels" if latent else "pictures"
+    what = f"latents of {latent} channels" if latent else "images"
     title = f"{options.factory} on {what}, {size[0]}x{size[1]}, seed {options.seed}"
     return 0 if print_report(judge(laws, trained=options.trained), title) else 1
 
@@ -75,14 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--latent-channels", type=int, metavar="N", help="it is a latent codec, y has N channels; else a whole model"
     )
-    parser.add_argument("--size", type=_size, metavar="HxW", help="of the input; default 8x8 latents, 64x64 pictures")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="of the input; default 8x8 latents, 64x64 images")
     parser.add_argument(
         "--sizes",
         type=lambda text: [_size(part) for part in text.split(",")],
         metavar="HxW,HxW",
         help=f"that 'any size' tries; default {','.join(f'{h}x{w}' for h, w in SIZES)}",
     )
-    parser.add_argument("--trained", action="store_true", help="the codec is trained: real bits are owed")
+    parser.add_argument("--trained", action="store_true", help="the codec is trained: real bits are required")
     parser.add_argument(
         "--tolerance",
         type=float,

@@ -91,10 +91,10 @@ def difference(actual: Tensor, expected: Tensor, tolerance: float = 0.0) -> str 
     apart = unequal(actual, expected, tolerance)
     if not bool(apart.any()):
         return None
-    place = apart.nonzero()[0].tolist()
-    here, there = (x[tuple(place)].item() for x in (actual, expected))
+    index = apart.nonzero()[0].tolist()
+    here, there = (x[tuple(index)].item() for x in (actual, expected))
     largest = (actual - expected).abs()[apart].nan_to_num(torch.inf, torch.inf).max().item()
     return (
-        f"element {place} is {here:.9g} instead of {there:.9g}; "
+        f"element {index} is {here:.9g} instead of {there:.9g}; "
         f"{int(apart.sum())} of {apart.numel()} elements differ, by up to {largest:.3g}"
     )

@@ -13,14 +13,14 @@ from ssmctx.errors import ArgumentError
 from ssmctx.scan.directions import DIRECTIONS
 from ssmctx.testing.contract import streams, with_streams
 
-__all__ = ["CORRUPTIONS", "LATENTS", "Corruption", "Latent", "Picture", "ScanCase", "corruptions_of"]
+__all__ = ["CORRUPTIONS", "LATENTS", "Corruption", "Image", "Latent", "ScanCase", "corruptions_of"]
 
 LATENTS = ("normal", "spikes", "halves", "constant", "zero")
 """Kinds of latents: noise; noise with rare far outliers; every value half way between two symbols; one value; zero."""
 
 CORRUPTIONS = ("cut", "empty", "flip", "noise", "swap", "extend")
 """Ways to damage a stream: keep its beginning; keep nothing; flip a bit; exchange its bytes for random ones; exchange
-it for another of the same picture; append to it."""
+it for another of the same image; append to it."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Latent:
         channels: of it.
         height: in cells.
         width: in cells.
-        batch: pictures.
+        batch: images.
         seed: of its values.
         kind: of `LATENTS`.
         scale: standard deviation of the noise.
@@ -70,19 +70,19 @@ class Latent:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture x with values in 0..1: gradients, edges and noise.
+class Image:
+    """An image x with values in 0..1: gradients, edges and noise.
 
     Args:
         height: in pixels.
         width: in pixels.
-        batch: pictures.
+        batch: images.
         seed: of its values.
         channels: of it.
 
     Examples:
-        >>> from ssmctx.testing import Picture
-        >>> Picture(64, 96).tensor().shape
+        >>> from ssmctx.testing import Image
+        >>> Image(64, 96).tensor().shape
         torch.Size([1, 3, 64, 96])
     """
 
@@ -93,7 +93,7 @@ class Picture:
     channels: int = 3
 
     def tensor(self) -> Tensor:
-        """The picture, (batch, channels, height, width)."""
+        """The image, (batch, channels, height, width)."""
         generator = torch.Generator().manual_seed(self.seed)
         per = (self.batch, self.channels, 1, 1)
         rise, fall, edge = (torch.rand(per, generator=generator) for _ in range(3))
@@ -108,7 +108,7 @@ class ScanCase:
     """Arguments of a scan.
 
     Args:
-        batch: pictures.
+        batch: images.
         height: in positions.
         width: in positions.
         channels: d.
@@ -141,15 +141,15 @@ class ScanCase:
         def normal(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-        place, count = (self.batch, self.height, self.width), len(self.directions)
+        grid, count = (self.batch, self.height, self.width), len(self.directions)
         # without a softplus step sizes must be positive as they come
         shift = self.dt_shift if self.softplus else abs(self.dt_shift) + 6
         values = {
-            "u": normal(*place, self.channels),
-            "dt_raw": normal(*place, count, self.channels) + shift,
+            "u": normal(*grid, self.channels),
+            "dt_raw": normal(*grid, count, self.channels) + shift,
             "A": -normal(count, self.channels, self.states).exp(),
-            "B": normal(*place, count, self.states),
-            "C": normal(*place, count, self.states),
+            "B": normal(*grid, count, self.states),
+            "C": normal(*grid, count, self.states),
             "D": normal(count, self.channels),
             "dt_bias": normal(count, self.channels).clamp(-2, 2),
             "h0": normal(self.batch, count, self.channels, self.states),
@@ -164,18 +164,18 @@ class Corruption:
     Args:
         kind: of `CORRUPTIONS`.
         stream: which one, in the order in which they are nested; counts round.
-        place: how many bytes to keep ("cut"), which bit to flip ("flip"), the seed of the bytes ("noise" and
+        offset: how many bytes to keep ("cut"), which bit to flip ("flip"), the seed of the bytes ("noise" and
             "extend"), how many streams further to take from ("swap"); counts round.
 
     Examples:
         >>> from ssmctx.testing import Corruption
-        >>> Corruption("cut", stream=1, place=2).apply([[b"stream of y"], [b"of z"]])
+        >>> Corruption("cut", stream=1, offset=2).apply([[b"stream of y"], [b"of z"]])
         [[b'stream of y'], [b'of']]
     """
 
     kind: str
     stream: int = 0
-    place: int = 0
+    offset: int = 0
 
     def apply(self, strings: Any) -> Any:
         """The same nesting with one stream damaged."""
@@ -187,21 +187,21 @@ class Corruption:
     def _damaged(self, parts: list[bytes], number: int) -> bytes:
         data = parts[number]
         if self.kind == "cut":
-            return data[: self.place % max(1, len(data))]
+            return data[: self.offset % max(1, len(data))]
         if self.kind == "empty":
             return b""
         if self.kind == "flip":
             changed = bytearray(data)
             if data:
-                changed[self.place // 8 % len(data)] ^= 1 << self.place % 8
+                changed[self.offset // 8 % len(data)] ^= 1 << self.offset % 8
             return bytes(changed)
         if self.kind in ("noise", "extend"):
-            generator = torch.Generator().manual_seed(self.place)
+            generator = torch.Generator().manual_seed(self.offset)
             count = len(data) if self.kind == "noise" else 4
             noise = bytes(torch.randint(256, (count,), generator=generator).tolist())
             return noise if self.kind == "noise" else data + noise
         if self.kind == "swap":
-            return parts[(number + 1 + self.place % max(1, len(parts) - 1)) % len(parts)]
+            return parts[(number + 1 + self.offset % max(1, len(parts) - 1)) % len(parts)]
         raise ArgumentError(f"kind must be one of {CORRUPTIONS}, got {self.kind!r}")
 
 
@@ -221,7 +221,7 @@ def corruptions_of(strings: Any) -> list[Corruption]:
         size = len(data)
         cuts = sorted({size // 4, size // 2, size - 4, size - 1} & set(range(1, size)))
         flips = sorted({0, 13, 4 * size, 8 * size - 33, 8 * size - 1} & set(range(8 * size)))
-        found += [Corruption("cut", number, place) for place in cuts]
-        found += [Corruption("flip", number, place) for place in flips]
+        found += [Corruption("cut", number, offset) for offset in cuts]
+        found += [Corruption("flip", number, offset) for offset in flips]
         found += [Corruption(kind, number, 1) for kind in ("empty", "noise", "swap", "extend")]
     return found

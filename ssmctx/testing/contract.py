@@ -30,7 +30,7 @@ __all__ = [
     "estimate",
     "estimated_bits",
     "evaluating",
-    "of_picture",
+    "of_image",
     "ready",
     "streams",
     "update_tables",
@@ -57,7 +57,7 @@ class Coded:
 
 @contextmanager
 def evaluating(codec: object) -> Iterator[None]:
-    """Evaluation mode without gradients for the while; the modes of all submodules come back."""
+    """Evaluation mode without gradients, temporarily; the modes of all submodules are restored."""
     with torch.no_grad(), evaluation_mode(codec) if isinstance(codec, nn.Module) else nullcontext():
         yield
 
@@ -137,30 +137,30 @@ def with_streams(strings: Any, replacements: list[bytes]) -> Any:
     return rebuild(strings)
 
 
-def of_picture(strings: Any, picture: int, batch: int, law: str) -> Any:
-    """The streams of one picture of a batch, in the nesting of a batch of one.
+def of_image(strings: Any, image: int, batch: int, law: str) -> Any:
+    """The streams of one image of a batch, in the nesting of a batch of one.
 
     Raises:
-        LawBroken: an innermost list does not have one stream a picture.
+        LawBroken: an innermost list does not have one stream an image.
 
     Examples:
-        >>> from ssmctx.testing.contract import of_picture
-        >>> of_picture([[b"y0", b"y1"], [b"z0", b"z1"]], 1, 2, "round trip")
+        >>> from ssmctx.testing.contract import of_image
+        >>> of_image([[b"y0", b"y1"], [b"z0", b"z1"]], 1, 2, "round trip")
         [[b'y1'], [b'z1']]
     """
     if batch == 1:
         return strings
     if isinstance(strings, Mapping):
-        return {key: of_picture(part, picture, batch, law) for key, part in strings.items()}
+        return {key: of_image(part, image, batch, law) for key, part in strings.items()}
     if isinstance(strings, (list, tuple)) and not any(isinstance(part, (bytes, bytearray)) for part in strings):
-        return [of_picture(part, picture, batch, law) for part in strings]
+        return [of_image(part, image, batch, law) for part in strings]
     if isinstance(strings, (list, tuple)) and len(strings) == batch:
-        return [strings[picture]]
+        return [strings[image]]
     count = len(strings) if isinstance(strings, (list, tuple)) else 1
     raise LawBroken(
         law,
-        f"compress gave {count} streams where a batch of {batch} needs {batch}, one a picture",
-        "one coder runs over the whole batch, so that no picture can be stored or decoded alone",
+        f"compress gave {count} streams where a batch of {batch} needs {batch}, one an image",
+        "one coder runs over the whole batch, so that no image can be stored or decoded alone",
     )
 
 

@@ -94,7 +94,7 @@ def registered_checks() -> Iterator[Check]:
         yield Check("distribution", name, "distribution", functools.partial(_check_distribution, name))
     for name in registry.entropy_models.names():
         laws = codec_laws(functools.partial(make_small, registry.entropy_models, name), _latent, errors=(StreamError,))
-        laws.pop("real bits")  # owed by trained models
+        laws.pop("real bits")  # required of trained models only
         for law, run in laws.items():
             yield Check("entropy model", name, law, run)
     for name in registry.scan_backends.names():

@@ -29,7 +29,7 @@ class Verdict:
 
     Attributes:
         law: its name.
-        result: "holds", "BROKEN", or "not owed": broken, but owed by trained models only.
+        result: "holds", "BROKEN", or "untrained": broken, but required of trained models only.
         seconds: it took.
         found: what was found where it does not hold.
     """
@@ -54,7 +54,7 @@ def codec_laws(
 
     Args:
         factory: makes the codec, an nn.Module; its tables are built here.
-        make_input: make_input(height, width) gives a batch of one, latent or picture.
+        make_input: make_input(height, width) gives a batch of one, latent or image.
         size: at which all laws but "any size" are tried.
         sizes: at which that one is.
         tolerance: see `assert_round_trip`.
@@ -91,7 +91,7 @@ def judge(
 
     Args:
         laws: functions that raise `LawBroken`, by name.
-        trained: whether "real bits" is owed.
+        trained: whether "real bits" is required.
         seconds: that a law may take.
         memory_bytes: that all may take beyond what this process has.
     """
@@ -99,7 +99,7 @@ def judge(
     tasks = [_task(law) for law in laws.values()]
     for name, outcome in zip(laws, run_each(tasks, seconds, memory_bytes), strict=True):
         found = outcome.failure or outcome.value
-        result = "holds" if not found else "BROKEN" if trained or name != "real bits" else "not owed"
+        result = "holds" if not found else "BROKEN" if trained or name != "real bits" else "untrained"
         yield Verdict(name, result, outcome.seconds, found or "")
 
 
@@ -116,10 +116,10 @@ def run_laws(
 
     Args:
         factory: makes the codec, an nn.Module; its tables are built here.
-        make_input: make_input(height, width) gives a batch of one, latent or picture.
+        make_input: make_input(height, width) gives a batch of one, latent or image.
         size: at which all laws but "any size" are tried.
         sizes: at which that one is.
-        trained: whether the factory's codec is trained for such input, so that "real bits" is owed.
+        trained: whether the factory's codec is trained for such input, so that "real bits" is required.
         options: `tolerance`, see `assert_round_trip`; `errors` and `may_decode`, see `assert_rejects_corruption`.
 
     Returns:

@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 
 from ssmctx.errors import ArgumentError
 from ssmctx.scan.directions import DIRECTIONS
-from ssmctx.testing.cases import CORRUPTIONS, LATENTS, Corruption, Latent, Picture, ScanCase
+from ssmctx.testing.cases import CORRUPTIONS, LATENTS, Corruption, Image, Latent, ScanCase
 
 __all__ = [
     "PROFILES",
     "corruptions",
+    "images",
     "latents",
     "law_settings",
-    "pictures",
     "scan_cases",
     "seeds",
     "sizes",
@@ -109,7 +109,7 @@ def latents(
         channels: of y.
         largest: side.
         multiple: that both sides are of.
-        most: pictures a batch.
+        most: images a batch.
         kinds: of `LATENTS`.
     """
     return st.builds(
@@ -124,16 +124,16 @@ def latents(
     )
 
 
-def pictures(largest: int = 192, multiple: int = 1, most: int = 2) -> st.SearchStrategy[Picture]:
-    """Pictures, in batches.
+def images(largest: int = 192, multiple: int = 1, most: int = 2) -> st.SearchStrategy[Image]:
+    """Images, in batches.
 
     Args:
         largest: side, in pixels.
         multiple: that both sides are of.
-        most: pictures a batch.
+        most: images a batch.
     """
     return st.builds(
-        Picture,
+        Image,
         height=_side(largest, multiple),
         width=_side(largest, multiple),
         batch=st.integers(1, most),
@@ -183,12 +183,12 @@ def scan_cases(largest: int = 9, states: int = 17) -> st.SearchStrategy[ScanCase
 
 
 def corruptions(kinds: tuple[str, ...] = CORRUPTIONS) -> st.SearchStrategy[Corruption]:
-    """Damage of any kind, to any stream, at any place.
+    """Damage of any kind, to any stream, at any offset.
 
     Args:
         kinds: of `CORRUPTIONS`.
     """
-    return st.builds(Corruption, kind=st.sampled_from(kinds), stream=st.integers(0, 31), place=seeds())
+    return st.builds(Corruption, kind=st.sampled_from(kinds), stream=st.integers(0, 31), offset=seeds())
 
 
 def _side(largest: int, multiple: int) -> st.SearchStrategy[int]:

@@ -11,13 +11,13 @@ from hypothesis import given
 from torch import Tensor
 
 from ssmctx.errors import ArgumentError
-from ssmctx.testing.cases import Latent, Picture
+from ssmctx.testing.cases import Image, Latent
 from ssmctx.testing.contract import ready
 from ssmctx.testing.laws.corruption import assert_rejects_corruption
 from ssmctx.testing.laws.rate import assert_real_bits
 from ssmctx.testing.laws.round_trip import SIZES, assert_any_size, assert_deterministic, assert_round_trip
 from ssmctx.testing.laws.state import assert_state_dict
-from ssmctx.testing.strategies import corruptions, latents, law_settings, pictures
+from ssmctx.testing.strategies import corruptions, images, latents, law_settings
 
 __all__ = ["CodecLaws"]
 
@@ -25,7 +25,7 @@ __all__ = ["CodecLaws"]
 class CodecLaws:
     """Inherit, say what makes your codec, and pytest runs every law on it.
 
-    A latent codec says how many `channels` its y has; a whole model leaves that out and is given pictures. How many
+    A latent codec says how many `channels` its y has; a whole model leaves that out and is given images. How many
     examples a property tries is up to the profile, see `ssmctx.testing.strategies.law_settings`.
 
     Attributes:
@@ -35,7 +35,7 @@ class CodecLaws:
         largest: side that properties try; None for 24 cells or 96 pixels.
         size: at which all else is tried; None for 8x8 cells or 64x64 pixels.
         sizes: that "any size" tries; None for those of `SIZES` times `multiple`.
-        most: pictures a batch.
+        most: images a batch.
         kinds: of latents, as in `LATENTS`.
         tolerance: see `assert_round_trip`.
         errors: that refuse a damaged stream.
@@ -77,20 +77,20 @@ class CodecLaws:
     def make_input(self, height: int, width: int) -> Tensor:
         """What the laws code at a size; override it where noise is nothing that your codec was trained for."""
         if self.channels is None:
-            return Picture(height, width).tensor()
+            return Image(height, width).tensor()
         return Latent(self.channels, height, width).tensor()
 
     def test_round_trip(self) -> None:
         codec, largest = self._codec(), self.largest or (96 if self.channels is None else 24)
         cases: Any = (
-            pictures(largest, self.multiple, self.most)
+            images(largest, self.multiple, self.most)
             if self.channels is None
             else latents(self.channels, largest, self.multiple, self.most, self.kinds)
         )
 
         @law_settings()
         @given(cases)
-        def law(case: Latent | Picture) -> None:
+        def law(case: Latent | Image) -> None:
             assert_round_trip(codec, case.tensor(), tolerance=self.tolerance)
 
         law()
@@ -106,7 +106,7 @@ class CodecLaws:
         if not self.trained:
             import pytest
 
-            pytest.skip("real bits are owed by a trained model: set trained = True, and make_input to match")
+            pytest.skip("real bits are required of a trained model: set trained = True, and make_input to match")
         assert_real_bits(self._codec(), self._input())
 
     def test_state_dict(self) -> None:

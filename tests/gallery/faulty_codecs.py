@@ -85,7 +85,7 @@ class CoderOfAnotherScale(SoundCodec):
 
 
 class ModelWithoutCropping(SoundModel):
-    """The decoder gives the padded picture."""
+    """The decoder gives the padded image."""
 
     def synthesise(self, y_hat, size):
         return torch.cat([self.g_s(part) for part in y_hat.split(1)])
@@ -99,7 +99,7 @@ class HalvesOddSides(SoundCodec):
 
 
 class CachesItsMask(SoundCodec):
-    """The checkerboard is made once, for the first picture that comes."""
+    """The checkerboard is made once, for the first image that comes."""
 
     def __init__(self):
         super().__init__()
@@ -168,7 +168,7 @@ class NormalisesOverTheBatch(SoundCodec):
         return super().analyse(y / self.loudness)
 
 
-class KeepsTheLastPicture(SoundCodec):
+class KeepsTheLastImage(SoundCodec):
     """The decoder reuses its buffer and does not clear it, and the networks read all of it."""
 
     def __init__(self):
@@ -206,7 +206,7 @@ class EightBitSymbols(SoundCodec):
 
 
 class OneStreamForTheBatch(SoundCodec):
-    """All pictures go into one stream, as in code that was only ever run on one."""
+    """All images go into one stream, as in code that was only ever run on one."""
 
     def compress(self, y):
         coded = super().compress(y)
@@ -294,7 +294,7 @@ class UnmaskedWindows(nn.Module):
 
 
 class UncroppedWindows(UnmaskedWindows):
-    """The window pad is never undone: the released MambaIC code does this to a 128x128 picture."""
+    """The window pad is never undone: the released MambaIC code does this to a 128x128 image."""
 
     def forward(self, x):
         pad = (0, -x.shape[3] % self.window, 0, -x.shape[2] % self.window)

@@ -188,7 +188,7 @@ class SoundCodec(nn.Module):
 
 
 class SoundModel(nn.Module):
-    """A whole model around it: pictures of any size, padded to whole cells and cropped again."""
+    """A whole model around it: images of any size, padded to whole cells and cropped again."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,11 +204,11 @@ class SoundModel(nn.Module):
 
     def compress(self, x: Tensor) -> dict:
         coded = self.codec.compress(self.g_a(self.pad(x)))
-        return {"strings": coded["strings"], "shape": {"picture": tuple(x.shape[2:]), "latent": coded["shape"]}}
+        return {"strings": coded["strings"], "shape": {"image": tuple(x.shape[2:]), "latent": coded["shape"]}}
 
     def decompress(self, strings: list, shape: dict) -> dict:
         y_hat = self.codec.decompress(strings, shape["latent"])["y_hat"]
-        return {"x_hat": self.synthesise(y_hat, shape["picture"]).clamp(0, 1)}
+        return {"x_hat": self.synthesise(y_hat, shape["image"]).clamp(0, 1)}
 
     def update(self, force: bool = False) -> bool:
         return self.codec.update(force)

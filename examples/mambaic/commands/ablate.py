@@ -23,8 +23,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("--data", type=Path, required=True, help="folder of pictures to train on")
-    add("--test-data", type=Path, required=True, help="folder of pictures to evaluate on")
+    add("--data", type=Path, required=True, help="folder of images to train on")
+    add("--test-data", type=Path, required=True, help="folder of images to evaluate on")
     add("--out", type=Path, default=Path("ablation"), help=_OUT)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(

@@ -19,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.epilog = EXAMPLES
     add = parser.add_argument
-    add("picture", type=Path, help="picture to look at; half a megapixel or less is quick and legible")
+    add("image", type=Path, help="image to look at; half a megapixel or less is quick and legible")
     add("--checkpoint", type=Path, required=True, help="what `train` wrote")
     add("--out", type=Path, default=Path("explained"), help="folder for the PNG files")
     add("--at", type=whole, nargs=2, metavar=("ROW", "COLUMN"), default=None, dest="position",

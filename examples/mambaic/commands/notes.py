@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mambaic.curves import Curve
 
 
-def note_different_pictures(curves: Sequence[Curve]) -> None:
+def note_different_images(curves: Sequence[Curve]) -> None:
     """Say on stderr if curves that are put beside one another were measured on different images."""
     from mambaic.curves import datasets
 

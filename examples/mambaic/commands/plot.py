@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mambaic.commands.notes import note_different_pictures
+from mambaic.commands.notes import note_different_images
 from mambaic.commands.outputs import check_outputs
 from mambaic.commands.types import png, positive
 
@@ -49,5 +49,5 @@ def run(options: argparse.Namespace) -> None:
     without = plot_rd(curves, published, options.metric, options.out, options.max_bpp)
     if without:
         print(f"no {options.metric} published for {', '.join(without)}: left out")
-    note_different_pictures([*curves, *published])
+    note_different_images([*curves, *published])
     print(f"wrote {options.out}")

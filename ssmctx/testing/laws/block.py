@@ -1,4 +1,4 @@
-"""A block for pictures: what goes in comes out in its shape, at any size, and nothing else plays a part."""
+"""A block for images: what goes in comes out in its shape, at any size, and nothing else plays a part."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _BATCH = "statistics over the batch"
 def assert_block(
     block: nn.Module, channels: int, sizes: Sequence[tuple[int, int]] = SIZES, *, tolerance: float = 1e-5
 ) -> None:
-    """A block keeps the shape of a picture of any size, and its output is a function of that picture alone.
+    """A block keeps the shape of an image of any size, and its output is a function of that image alone.
 
     Per size: the shape stays; values are finite; the input is not changed; fresh memory full of NaN, a second call,
-    the company of other pictures, deepcopy and pickle change nothing. Gradients reach the input and every parameter.
-    A block that makes a constant picture of a constant one where every usual window fits (48x48), as attention does
+    the company of other images, deepcopy and pickle change nothing. Gradients reach the input and every parameter.
+    A block that makes a constant image of a constant one where every usual window fits (48x48), as attention does
     and a convolution with padding does not, does so at every size: padding takes no part.
 
     Args:
         block: (batch, channels, H, W) to the same.
         channels: of its input.
         sizes: H and W.
-        tolerance: for other pictures in the batch and for constancy, whose numbers may round otherwise.
+        tolerance: for other images in the batch and for constancy, whose numbers may round otherwise.
 
     Raises:
         LawBroken: one of these fails; the message names it and the size.
@@ -79,7 +79,7 @@ def _assert_at(block: nn.Module, case: Latent, tolerance: float) -> None:
             ("when called again", run(), 0.0, "noise or dropout in evaluation mode, or a state that is kept"),
             ("from a deep copy", run(copy.deepcopy(block)), 0.0, "state outside parameters and buffers"),
             ("from a pickle", run(pickled), 0.0, "state outside parameters and buffers"),
-            ("beside another picture", run(given=torch.cat([x[:1], 1 - 3 * x[1:]]))[:1], tolerance, _BATCH),
+            ("beside another image", run(given=torch.cat([x[:1], 1 - 3 * x[1:]]))[:1], tolerance, _BATCH),
             ("alone", run(given=x[:1]), tolerance, _BATCH),
         ):
             if found := difference(other, out[: len(other)], allowed):
@@ -97,7 +97,7 @@ def _assert_padding(block: nn.Module, channels: int, sizes: Sequence[tuple[int, 
         if found := constant(height, width):
             raise LawBroken(
                 _LAW,
-                f"at {height}x{width} a constant picture does not stay constant, at {_WHOLE}x{_WHOLE} it does: {found}",
+                f"at {height}x{width} a constant image does not stay constant, at {_WHOLE}x{_WHOLE} it does: {found}",
                 "the padding of a window takes part in the attention: mask it out of the softmax",
             )
 

@@ -1,4 +1,4 @@
-"""Loudness: a damaged stream ends in a typed error; never in a picture, a crash, a hang or a flood of memory."""
+"""Loudness: a damaged stream ends in a typed error; never in an image, a crash, a hang or a flood of memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAW = "corruption"
 _CAUSES = {
     "end": "the decoder trusts the stream: it reads past its end, loops until it finds a mark, or allocates what a "
     "length in it says; check bounds before using them",
-    "picture": "nothing in the stream tells damage: store lengths and a checksum and compare them",
+    "image": "nothing in the stream tells damage: store lengths and a checksum and compare them",
     "error": "the stream is used before it is checked, and some later operation happens to fail",
 }
 
@@ -42,7 +42,7 @@ def assert_rejects_corruption(
 
     Args:
         codec: as in `assert_round_trip`.
-        x: a latent or a picture.
+        x: a latent or an image.
         corruptions: what to do to the streams; `corruptions_of` them by default.
         errors: types that count as a refusal. `StreamError` of this library is a ValueError.
         may_decode: kinds of `CORRUPTIONS` that may also end in a reconstruction, right or wrong, for a codec that
@@ -64,7 +64,7 @@ def assert_rejects_corruption(
         >>> from ssmctx.testing import Corruption, assert_rejects_corruption
         >>> model = MambaICEntropyModel(M=4, num_slices=2, hyper_channels=4, N=2).eval()
         >>> _ = model.update()
-        >>> cut = Corruption("cut", stream=0, place=9)
+        >>> cut = Corruption("cut", stream=0, offset=9)
         >>> assert_rejects_corruption(model, torch.randn(1, 4, 3, 5), [cut], errors=(StreamError,))
     """
     if unknown := set(may_decode) - set(CORRUPTIONS):
@@ -89,7 +89,7 @@ def assert_rejects_corruption(
 def _decoding(
     codec: Any, coded: Coded, strings: Any, errors: tuple[type[Exception], ...], intact: list[Tensor]
 ) -> Callable[[], tuple[str, str]]:
-    """A task that decodes and says how it ended: "refused", "raised" or "picture", and what."""
+    """A task that decodes and says how it ended: "refused", "raised" or "image", and what."""
 
     def task() -> tuple[str, str]:
         # each child decodes the intact streams itself: its numbers may differ from the parent's in their last bits
@@ -106,20 +106,20 @@ def _decoding(
             if "allocate memory" in str(error):
                 raise
             return "raised", in_brief(error, 80)
-        picture = out["x_hat"] if "x_hat" in out else out["y_hat"]
-        same = torch.equal(picture, intact[0])
-        return "picture", "the right reconstruction" if same else "another reconstruction, silently"
+        image = out["x_hat"] if "x_hat" in out else out["y_hat"]
+        same = torch.equal(image, intact[0])
+        return "image", "the right reconstruction" if same else "another reconstruction, silently"
 
     return task
 
 
-def _wrong_end(outcome: Outcome, picture_allowed: bool) -> str | None:
+def _wrong_end(outcome: Outcome, image_allowed: bool) -> str | None:
     if outcome.failure is not None:
         return outcome.failure
     end, what = outcome.value
-    if end == "refused" or (end == "picture" and picture_allowed):
+    if end == "refused" or (end == "image" and image_allowed):
         return None
-    return f"{what} instead of an error" if end == "picture" else what
+    return f"{what} instead of an error" if end == "image" else what
 
 
 def _raise(broken: list[tuple[str, Corruption]], count: int) -> None:
@@ -127,10 +127,10 @@ def _raise(broken: list[tuple[str, Corruption]], count: int) -> None:
     for ending, corruption in broken:
         endings.setdefault(ending, []).append(corruption)
     lines = [f"{len(found)} end in {ending}, the first with {found[0]}" for ending, found in endings.items()]
-    pictures = all("reconstruction" in ending for ending in endings)
+    images = all("reconstruction" in ending for ending in endings)
     hard = any(mark in ending for ending in endings for mark in ("process", "no end within", "memory"))
     raise LawBroken(
         _LAW,
         f"{len(broken)} of {count} damaged streams are not refused:\n    - " + "\n    - ".join(lines),
-        _CAUSES["end" if hard else "picture" if pictures else "error"],
+        _CAUSES["end" if hard else "image" if images else "error"],
     )

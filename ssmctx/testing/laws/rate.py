@@ -28,15 +28,15 @@ def assert_real_bits(
     """The bytes written are those that forward estimates, and those that the user's own functions report.
 
     Real bits are 8 * the bytes of all streams, however nested; estimated bits are -log2 of all likelihoods, summed.
-    They lie within `relative` and `slack_bytes` a picture of each other. The law is owed by a trained model on
+    They lie within `relative` and `slack_bytes` an image of each other. The law is required of a trained model on
     inputs like those it was trained on: where latents are far from what the model expects, likelihoods are clipped
     and the coder escapes.
 
     Args:
         codec: as in `assert_round_trip`.
-        x: a latent or a picture.
+        x: a latent or an image.
         relative: share of the estimate that may be lost to tables and to the coder.
-        slack_bytes: bytes a picture that may be lost to headers, checksums and ends of streams.
+        slack_bytes: bytes an image that may be lost to headers, checksums and ends of streams.
         bpp_of: your function from compress's dict to bits a pixel, checked against the real bits.
         estimated_bpp_of: your function from forward's dict to bits a pixel, checked against the likelihoods' sum.
         pixels: what these two divide by; batch * height * width of x by default.

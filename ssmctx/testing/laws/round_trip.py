@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssmctx.testing.broken import LawBroken, attempt, difference, unequal
-from ssmctx.testing.contract import Coded, code, decode, estimate, of_picture
+from ssmctx.testing.contract import Coded, code, decode, estimate, of_image
 
 __all__ = ["SIZES", "assert_any_size", "assert_deterministic", "assert_round_trip"]
 
@@ -24,7 +24,7 @@ _CAUSES = {
     "of them corrects y_hat",
     "forward": "forward quantises another thing than compress: without the mean, in one pass instead of two, "
     "with networks on another grid, or from y where only y_hat is known",
-    "alone": "pictures of a batch share statistics, or the decoder keeps something from the picture before",
+    "alone": "images of a batch share statistics, or the decoder keeps something from the image before",
     "drift": "the symbols are the same, the numbers differ in their last bits: networks run on another shape or batch "
     "size give other roundings; a scale that falls on the other side of a table's border then decodes to garbage",
     "random": "noise, dropout or drop-path in evaluation mode, or a result that depends on threads",
@@ -38,7 +38,7 @@ def assert_round_trip(codec: Any, x: Tensor, *, tolerance: float = 0.0) -> Coded
 
     Args:
         codec: a latent codec or a whole model in CompressAI's contract, its tables built; taken in evaluation mode.
-        x: a latent for the one, a picture for the other; any batch. Each picture is also decoded and coded alone.
+        x: a latent for the one, an image for the other; any batch. Each image is also decoded and coded alone.
         tolerance: largest difference between reconstructions that is none. Above 0 the law only says that the symbols
             survive here, and nothing of other machines.
 
@@ -73,7 +73,7 @@ def assert_any_size(
 
     Args:
         codec: as in `assert_round_trip`.
-        make_input: make_input(height, width), a latent or a picture.
+        make_input: make_input(height, width), a latent or an image.
         sizes: which sizes.
         tolerance: as in `assert_round_trip`.
 
@@ -104,11 +104,11 @@ def assert_any_size(
 
 
 def assert_deterministic(codec: Any, x: Tensor) -> None:
-    """The same picture gives the same streams: again, under another random seed, and in other company.
+    """The same image gives the same streams: again, under another random seed, and in other company.
 
     Args:
         codec: as in `assert_round_trip`.
-        x: a latent or a picture; any batch.
+        x: a latent or an image; any batch.
 
     Raises:
         LawBroken: streams or reconstructions differ.
@@ -132,16 +132,14 @@ def assert_deterministic(codec: Any, x: Tensor) -> None:
     _, second = decode(codec, once.strings, once.shape, law, "decompressing a second time")
     if found := difference(second, first):
         raise LawBroken(law, f"decompressing a second time gives another reconstruction: {found}", _CAUSES["alone"])
-    # company: every picture beside a mirrored, louder one
+    # company: every image beside a mirrored, louder one
     batch = len(x)
     both = code(codec, torch.cat([x, 2 * x.flip(-1)]), law)
-    for picture in range(batch):
-        among = of_picture(both.strings, picture, 2 * batch, law)
-        alone = code(codec, x[picture : picture + 1], law).strings
+    for image in range(batch):
+        among = of_image(both.strings, image, 2 * batch, law)
+        alone = code(codec, x[image : image + 1], law).strings
         if among != alone:
-            raise LawBroken(
-                law, f"picture {picture} gives other streams beside other pictures than alone", _CAUSES["alone"]
-            )
+            raise LawBroken(law, f"image {image} gives other streams beside other images than alone", _CAUSES["alone"])
 
 
 def _assert_round_trip(law: str, codec: Any, x: Tensor, tolerance: float) -> Coded:
@@ -163,13 +161,13 @@ def _assert_round_trip(law: str, codec: Any, x: Tensor, tolerance: float) -> Cod
     if key == "x_hat" and decoded.min() >= 0 and decoded.max() <= 1:
         expected = expected.clamp(0, 1)  # decoders of whole models clamp, their forward does not
     _compare(law, f"decompress gives another {key} than forward", codec, decoded, expected, tolerance, "forward")
-    for picture in range(len(x) if len(x) > 1 else 0):
-        strings = of_picture(coded.strings, picture, len(x), law)
-        own = decoded[picture : picture + 1]
-        _, alone = decode(codec, strings, coded.shape, law, f"decompressing picture {picture} alone")
-        _compare(law, f"picture {picture} decodes differently alone", codec, alone, own, tolerance, "alone")
-        if code(codec, x[picture : picture + 1], law).strings != strings:
-            raise LawBroken(law, f"picture {picture} gives other streams alone than in its batch", _CAUSES["alone"])
+    for image in range(len(x) if len(x) > 1 else 0):
+        strings = of_image(coded.strings, image, len(x), law)
+        own = decoded[image : image + 1]
+        _, alone = decode(codec, strings, coded.shape, law, f"decompressing image {image} alone")
+        _compare(law, f"image {image} decodes differently alone", codec, alone, own, tolerance, "alone")
+        if code(codec, x[image : image + 1], law).strings != strings:
+            raise LawBroken(law, f"image {image} gives other streams alone than in its batch", _CAUSES["alone"])
     return coded
 
 

@@ -69,12 +69,12 @@ def assert_scan_equal(
         if bool((error <= bound).all()):  # NaN fails too
             continue
         worst = error.nan_to_num(torch.inf, torch.inf).argmax()
-        place = [int(i) for i in torch.unravel_index(worst, error.shape)]
+        index = [int(i) for i in torch.unravel_index(worst, error.shape)]
         kind = "nan" if bool(actual.isnan().any()) else "gradient" if name.startswith("gradient") else name
         raise LawBroken(
             _LAW,
-            f"{name} of {_name(backend)} is {actual[tuple(place)].item():.6g} at {place}, the reference has "
-            f"{expected[tuple(place)].item():.6g}: relative error {error.flatten()[worst].item():.2e}, beyond "
+            f"{name} of {_name(backend)} is {actual[tuple(index)].item():.6g} at {index}, the reference has "
+            f"{expected[tuple(index)].item():.6g}: relative error {error.flatten()[worst].item():.2e}, beyond "
             f"{bound:.0e} on {case}",
             _CAUSES[kind],
         )
@@ -82,7 +82,7 @@ def assert_scan_equal(
 
 @contextmanager
 def poisoned_memory() -> Iterator[None]:
-    """Memory that torch and numpy hand out unset is full of NaN, or of huge numbers, for the while.
+    """Temporarily fill the uninitialised memory of torch and numpy with NaN, or with huge numbers.
 
     Examples:
         >>> import torch
@@ -109,7 +109,7 @@ def poisoned_memory() -> Iterator[None]:
 
         return poisoned
 
-    places: list[tuple[Any, str, Callable[..., Any]]] = [
+    patches: list[tuple[Any, str, Callable[..., Any]]] = [
         (torch.Tensor, "new_empty", tensor),
         (torch, "empty", tensor),
         (torch, "empty_like", tensor),
@@ -117,13 +117,13 @@ def poisoned_memory() -> Iterator[None]:
         (np, "empty", array),
         (np, "empty_like", array),
     ]
-    originals = [getattr(owner, name) for owner, name, _ in places]
-    for (owner, name, wrap), original in zip(places, originals, strict=True):
+    originals = [getattr(owner, name) for owner, name, _ in patches]
+    for (owner, name, wrap), original in zip(patches, originals, strict=True):
         setattr(owner, name, wrap(original))
     try:
         yield
     finally:
-        for (owner, name, _), original in zip(places, originals, strict=True):
+        for (owner, name, _), original in zip(patches, originals, strict=True):
             setattr(owner, name, original)
 
 

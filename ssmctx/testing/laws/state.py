@@ -39,7 +39,7 @@ def assert_state_dict(
 
     Args:
         factory: makes a codec, an nn.Module; called several times. Weights need not be the same each time.
-        x: a latent or a picture.
+        x: a latent or an image.
         dtypes: floating types to round-trip in.
         tolerance: as in `assert_round_trip`, for these.
 

@@ -1,4 +1,4 @@
-"""Pictures that are cheap to make, and folders of them."""
+"""Images that are cheap to make, and folders of them."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 from mambaic.images import write_png
 
 
-def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
+def sample_image(height: int, width: int, seed: int = 0) -> torch.Tensor:
     """Something between a photograph and noise, as uint8 (3, height, width)."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, height // 8 + 2, width // 8 + 2, generator=generator)
@@ -16,8 +16,8 @@ def picture(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def write_photos(folder: Path) -> Path:
-    """Four pictures of 70x90 in a nested folder, and one that is too small for crops of 64."""
+    """Four images of 70x90 in a nested folder, and one that is too small for crops of 64."""
     for seed in range(4):
-        write_png(folder / "nested" / f"{seed}.png", picture(70, 90, seed))
-    write_png(folder / "small.png", picture(20, 90))
+        write_png(folder / "nested" / f"{seed}.png", sample_image(70, 90, seed))
+    write_png(folder / "small.png", sample_image(20, 90))
     return folder
