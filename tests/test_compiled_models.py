@@ -10,7 +10,7 @@ from ssmctx import MambaICEntropyModel, registry
 from ssmctx.testing.registered import make_small
 
 
-@pytest.mark.parametrize("distribution", registry.distributions.names())
+@pytest.mark.parametrize("distribution", ["gaussian", "generalised-gaussian"])
 def test_a_training_step_is_one_graph_for_all_steps_of_the_loop(distribution):
     torch._dynamo.reset()
     h_a, h_s = nn.Conv2d(M, 4, 4, stride=4), nn.ConvTranspose2d(4, 2 * M, 4, stride=4)
