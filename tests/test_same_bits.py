@@ -1,4 +1,4 @@
-"""Copies, replicas, gradient modes, threads that code at once and training in between change no bit of what is coded."""
+"""Copies, replicas, gradient modes, threads at once and training in between change no bit of what is coded."""
 
 import copy
 import io

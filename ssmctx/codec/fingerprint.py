@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from typing import Any
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,8 @@ def decoder_fingerprint(codec: Any) -> bytes:
 
     Two codecs that share it decode each other's files. What only an encoder uses, g_a and h_a, is left out: a better
     encoder for the same decoder writes files that all its decoders read. Of a latent codec that does not say what its
-    decoder needs (`decoder_state()` and `coding_fingerprint()`) all weights count.
+    decoder needs (`decoder_state()` and `coding_fingerprint()`) all weights count. The hash is kept, and made anew
+    when a quick sum over the weights says that they have changed.
 
     Args:
         codec: with g_s, latent_codec and stride, on any device.
@@ -29,13 +32,44 @@ def decoder_fingerprint(codec: Any) -> bytes:
     Returns:
         8 bytes.
     """
-    latent_codec, stride = codec.latent_codec, codec.stride
-    own_state = getattr(latent_codec, "decoder_state", None)
+    latent_codec = codec.latent_codec
+    synthesis: Mapping[str, Tensor] = codec.g_s.state_dict()
+    latents: Mapping[str, Tensor] = getattr(latent_codec, "decoder_state", latent_codec.state_dict)()
+    coding: bytes = latent_codec.coding_fingerprint() if hasattr(latent_codec, "coding_fingerprint") else b""
+    tensors = [*synthesis.values(), *latents.values()]
+    key = codec.stride, coding, *((x.data_ptr(), x.dtype, x.shape) for x in tensors), *_sums(tensors)
+    known = _known.get(codec)
+    if known is None or known.key != key:
+        known = _known[codec] = _Known(key, _decoder_hash(codec.stride, synthesis, latents, coding))
+    return known.fingerprint
+
+
+class _Known(NamedTuple):
+    """A fingerprint, and what tells whether it still holds."""
+
+    key: tuple[Any, ...]
+    fingerprint: bytes
+
+
+_known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
+
+
+def _sums(tensors: Sequence[Tensor]) -> list[int]:
+    """A number of each tensor that another content changes: on the CPU a CRC, several times faster than a hash.
+
+    On other devices a sum of the bits, so that one number for each tensor leaves the device, all at once.
+    """
+    bits = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    on_host = [zlib.crc32(x.numpy().data) for x in bits if x.device.type == "cpu"]
+    elsewhere = [x.sum(dtype=torch.int64) for x in bits if x.device.type != "cpu"]
+    return on_host + (torch.stack(elsewhere).tolist() if elsewhere else [])
+
+
+def _decoder_hash(stride: int, synthesis: Mapping[str, Tensor], latents: Mapping[str, Tensor], coding: bytes) -> bytes:
     digest = hashlib.sha256(f"stride {stride}".encode())
-    _add(digest, codec.g_s.state_dict().items())
-    _add(digest, (_masked(latent_codec.state_dict()) if own_state is None else own_state()).items())
-    if hasattr(latent_codec, "coding_fingerprint"):
-        digest.update(latent_codec.coding_fingerprint())
+    _add(digest, synthesis.items())
+    _add(digest, _masked(latents).items())
+    digest.update(coding)
     return digest.digest()[:_BYTES]
 
 
