@@ -37,7 +37,7 @@ from ssmctx.compat.released import ReleasedMambaIC
 from ssmctx.files import write_whole
 from ssmctx.layers.transforms import pad_image
 from ssmctx.memory import peak_memory
-from ssmctx.stages import StageTimes, observe
+from ssmctx.stages import StagePeaks, StageTimes, observe
 
 LOG_SCALES = (-1.5, 1.0)
 """Mean and spread of the logarithm of the scales: 0.6 bits a symbol."""
@@ -89,38 +89,20 @@ def image(width: int, height: int, path: Path | None) -> Tensor:
     return (128 + 8 * total[0]).clamp(0, 255).byte()
 
 
-class PartPeaks:
-    """An observer that measures the peak memory of each stage, one at a time: a stage within another is not told."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.peaks: dict[str, float] = {}
-        self._depth = 0
-        self._running: list[Any] = []
-
-    def begin(self, stage: str, index: int | None) -> None:
-        """See `ssmctx.stages.Observer`."""
-        self._depth += 1
-        if self._depth == 1:
-            measure = peak_memory(self.device)
-            self._running = [measure, measure.__enter__()]
-
-    def end(self, stage: str, index: int | None) -> None:
-        """See `ssmctx.stages.Observer`."""
-        self._depth -= 1
-        if self._depth == 0:
-            measure, peak = self._running
-            measure.__exit__(None, None, None)
-            name = part_name(stage, index)
-            self.peaks[name] = max(self.peaks.get(name, 0.0), peak[0] or 0)
-
-
 class PartTimes(StageTimes):
     """Seconds by stage, the coding steps apart."""
 
-    def begin(self, stage: str, index: int | None) -> None:
-        """See `ssmctx.stages.Observer`."""
-        super().begin(part_name(stage, index), index)
+    def key(self, stage: str, index: int | None) -> str:
+        """See `part_name`."""
+        return part_name(stage, index)
+
+
+class PartPeaks(StagePeaks):
+    """Peak memory by stage, the coding steps apart."""
+
+    def key(self, stage: str, index: int | None) -> str:
+        """See `part_name`."""
+        return part_name(stage, index)
 
 
 def part_name(stage: str, index: int | None) -> str:
@@ -128,7 +110,7 @@ def part_name(stage: str, index: int | None) -> str:
     return f"step {index}" if stage == "context" and index is not None else stage
 
 
-def cost_of_parts(run: Callable[[], object], device: str) -> tuple[dict[str, float], dict[str, float]]:
+def cost_of_parts(run: Callable[[], object], device: str) -> tuple[dict[str, float], dict[str, int | None]]:
     """Seconds and peak bytes of every part, measured in two runs."""
     times, peaks = PartTimes(device), PartPeaks(device)
     start = times.now()

@@ -21,7 +21,7 @@ from ssmctx import registry
 from ssmctx.entropy.switches import evaluation_mode
 from ssmctx.errors import ArgumentError
 from ssmctx.memory import peak_memory
-from ssmctx.stages import observe
+from ssmctx.stages import StagePeaks, observe
 
 __all__ = ["PartCost", "profile", "scan_multiply_adds"]
 
@@ -88,7 +88,7 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     x = torch.rand(1, channels, *size, device=weight.device, dtype=weight.dtype)
     parts = {name.rpartition(".")[2]: module for name, module in model.named_modules() if _is_part(name)}
     counter = _Counter()
-    operations, peaks = _Operations(counter), _Peaks(weight.device)
+    operations, peaks = _Operations(counter), StagePeaks(weight.device)
     with torch.no_grad(), evaluation_mode(model):
         with counter, observe(operations):
             model(x)
@@ -98,7 +98,7 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
             model(x)
     steps = {key: module.order.num_steps for key, module in parts.items() if hasattr(module, "order")}
     costs = [
-        PartCost(key, _parameters(parts[key]), operations.of[key] // 2, peaks.of.get(key), steps.get(key))
+        PartCost(key, _parameters(parts[key]), operations.of[key] // 2, peaks.peaks.get(key), steps.get(key))
         for key in _PARTS
         if key in parts and key in operations.of
     ]
@@ -137,29 +137,6 @@ class _Operations:
 
     def end(self, stage: str, index: int | None) -> None:
         self.of[stage] = self.of.get(stage, 0) + self._counter.operations - self._before.pop()
-
-
-class _Peaks:
-    """Observes the peak memory of each part; that of a part within another is not measured."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.of: dict[str, int | None] = {}
-        self._depth = 0
-        self._running: Any = None
-
-    def begin(self, stage: str, index: int | None) -> None:
-        self._depth += 1
-        if self._depth == 1:
-            measure = peak_memory(self._device)
-            self._running = measure, measure.__enter__()
-
-    def end(self, stage: str, index: int | None) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            measure, peak = self._running
-            measure.__exit__(None, None, None)
-            self.of[stage] = max(filter(None, (self.of.get(stage), *peak)), default=None)
 
 
 def _is_part(name: str) -> bool:

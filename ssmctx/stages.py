@@ -10,11 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Observer", "StageTimes", "observe", "stage"]
+from ssmctx.memory import peak_memory
+
+__all__ = ["Observer", "StagePeaks", "StageTimes", "observe", "stage"]
 
 
 class Observer(Protocol):
@@ -59,10 +61,14 @@ class StageTimes:
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    def key(self, stage: str, index: int | None) -> str:
+        """What a stage is counted under; its name, unless a derived class tells coding steps apart."""
+        return stage
+
     def begin(self, stage: str, index: int | None) -> None:
         """See `Observer`."""
         self._count()
-        self._open.append(stage)
+        self._open.append(self.key(stage, index))
 
     def end(self, stage: str, index: int | None) -> None:
         """See `Observer`."""
@@ -75,6 +81,51 @@ class StageTimes:
             name = self._open[-1]
             self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
         self._since = now
+
+
+class StagePeaks:
+    """An observer that measures the peak memory of each stage; one within another is not measured.
+
+    Args:
+        device: on which the codec runs.
+
+    Attributes:
+        peaks: bytes by stage, the largest of its calls; None where no system tells.
+
+    Examples:
+        >>> from ssmctx.stages import StagePeaks, observe, stage
+        >>> peaks = StagePeaks("cpu")
+        >>> with observe(peaks), stage("g_a"):
+        ...     pass
+        >>> list(peaks.peaks)
+        ['g_a']
+    """
+
+    def __init__(self, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.peaks: dict[str, int | None] = {}
+        self._depth = 0
+        self._running: Any = None
+
+    def key(self, stage: str, index: int | None) -> str:
+        """What a stage is counted under; its name, unless a derived class tells coding steps apart."""
+        return stage
+
+    def begin(self, stage: str, index: int | None) -> None:
+        """See `Observer`."""
+        self._depth += 1
+        if self._depth == 1:
+            measure = peak_memory(self.device)
+            self._running = measure, measure.__enter__()
+
+    def end(self, stage: str, index: int | None) -> None:
+        """See `Observer`."""
+        self._depth -= 1
+        if self._depth == 0:
+            measure, peak = self._running
+            measure.__exit__(None, None, None)
+            key = self.key(stage, index)
+            self.peaks[key] = max(filter(None, (self.peaks.get(key), *peak)), default=None)
 
 
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("ssmctx_observers", default=())
