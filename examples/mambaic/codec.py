@@ -10,7 +10,7 @@ from torch import nn
 
 from mambaic.wavelets import start_as_wavelets
 from ssmctx import ImageCodec, MambaICEntropyModel, registry
-from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
+from ssmctx.entropy import HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.foundation import foundation_block
 from ssmctx.layers.transforms import analysis_transform, synthesis_transform

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mambaic.codec import MambaIC
-from ssmctx.entropy.numerics import coding_numerics
+from ssmctx import WindowLocalAttention
+from ssmctx.entropy import coding_numerics
 from ssmctx.errors import ArgumentError
-from ssmctx.layers.window_attention import WindowLocalAttention
 
 
 @dataclass(frozen=True)

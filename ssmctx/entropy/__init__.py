@@ -3,6 +3,7 @@
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.coders import Coder, StreamDecoder, StreamEncoder
 from ssmctx.entropy.factorized_prior import FactorizedPrior
+from ssmctx.entropy.guard import guard_scales, guarded_rows
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.model import MambaICEntropyModel
 from ssmctx.entropy.numerics import coding_numerics
@@ -22,5 +23,7 @@ __all__ = [
     "coding_numerics",
     "coding_steps",
     "drive",
+    "guard_scales",
+    "guarded_rows",
     "hyper_analysis",
 ]
