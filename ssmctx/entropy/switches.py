@@ -43,7 +43,12 @@ class _Precision:
         if not self.inside:
             restore_precision = _ieee() if _HAS_PRECISIONS else _no_tf32()
             restore_cudnn = _set(torch.backends.cudnn, enabled=True, benchmark=False, deterministic=True)
-            self.put_back = lambda: (restore_cudnn(), restore_precision())[0]
+
+            def put_back() -> None:
+                restore_cudnn()
+                restore_precision()
+
+            self.put_back = put_back
         self.inside += 1
 
     def leave(self) -> None:

@@ -118,8 +118,8 @@ def make_small(of: registry.Registry[Any], name: str) -> Any:
         LawBroken: it cannot be made with the keywords of its signature that are usual.
     """
     target = attempt("registry", f"the {of.kind} {name!r}", of.get, name)
-    free = set(inspect.signature(target).parameters) - set(getattr(target, "keywords", {}))
-    keywords = {key: value for key, value in _SMALL.items() if key in free}
+    taken = of.takes(name)
+    keywords = {key: value for key, value in _SMALL.items() if key in taken}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         made = attempt(
