@@ -9,7 +9,7 @@ from ssmctx import registry as _registry
 
 if TYPE_CHECKING:
     from ssmctx.codec import ImageCodec
-    from ssmctx.context import ChannelSpatialContext, CodingOrder, ContextModel
+    from ssmctx.context import CarriedStateContext, ChannelSpatialContext, CodingOrder, ContextModel
     from ssmctx.entropy.model import MambaICEntropyModel
     from ssmctx.layers import VSSBlock, WindowLocalAttention
     from ssmctx.profile import profile
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CarriedStateContext",
     "ChannelSpatialContext",
     "CodingOrder",
     "ContextModel",
@@ -32,6 +33,7 @@ __all__ = [
 
 # imported when first used, so that `import ssmctx` costs little more than `import torch`
 _HOMES = {
+    "CarriedStateContext": "ssmctx.context",
     "ChannelSpatialContext": "ssmctx.context",
     "CodingOrder": "ssmctx.context",
     "ContextModel": "ssmctx.context",
@@ -53,6 +55,7 @@ _registry.blocks.register("window-attention", "ssmctx.layers.window_attention:Wi
 _registry.blocks.register("cnn", "ssmctx.layers.foundation:ConvBlock")
 _registry.blocks.register("transformer", "ssmctx.layers.foundation:TransformerBlock")
 _registry.contexts.register("channel-spatial", "ssmctx.context.channel_spatial:ChannelSpatialContext")
+_registry.contexts.register("carried-state", "ssmctx.context.carried_state:CarriedStateContext")
 _registry.contexts.register("none", "ssmctx.context.variants:no_context")
 _registry.contexts.register("channel", "ssmctx.context.variants:channel_only")
 _registry.contexts.register("no-wla", "ssmctx.context.variants:no_window_attention")

@@ -1,7 +1,8 @@
 """Context models: what is coded when, and its distribution given what is coded already."""
 
 from ssmctx.context.base import ContextModel
+from ssmctx.context.carried_state import CarriedStateContext
 from ssmctx.context.channel_spatial import ChannelSpatialContext
 from ssmctx.context.order import CodingOrder, Lattice
 
-__all__ = ["ChannelSpatialContext", "CodingOrder", "ContextModel", "Lattice"]
+__all__ = ["CarriedStateContext", "ChannelSpatialContext", "CodingOrder", "ContextModel", "Lattice"]
