@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -85,9 +86,12 @@ class CarriedStateContext(ContextModel):
         num_slices: slices of growing widths, each coded as a checkerboard; default 5.
         dim: channels of the feature map.
         order: any coding order of M channels, in place of num_slices.
+        spread: root mean square of each channel of y, (M,), where it is known: s begins there, and without an order the
+            channels are coded from the widest to the narrowest. A checkpoint needs the same order again.
 
     Raises:
-        ArgumentError: the order has another number of channels or comes with num_slices, or a size is below 1.
+        ArgumentError: the order has another number of channels or comes with num_slices, spread does not hold M
+            positive numbers, or a size is below 1.
         ShapeError: y_hat or side has a shape that does not fit.
 
     Source:
@@ -104,12 +108,18 @@ class CarriedStateContext(ContextModel):
     """
 
     def __init__(
-        self, M: int = 320, num_slices: int | None = None, dim: int = 96, order: CodingOrder | None = None
+        self,
+        M: int = 320,
+        num_slices: int | None = None,
+        dim: int = 96,
+        order: CodingOrder | None = None,
+        spread: Sequence[float] | None = None,
     ) -> None:
         check_positive("CarriedStateContext", M=M, dim=dim)
-        super().__init__(_order(M, num_slices, order))
+        spreads = _spreads(M, spread)
+        super().__init__(_order(M, num_slices, order, spreads))
         widths = [self.order.slices[self.order.slice_index(step)] for step in range(self.order.num_steps)]
-        self.log_spread = nn.Parameter(torch.zeros(M))
+        self.log_spread = nn.Parameter(spreads.log())
         self.init = nn.Sequential(nn.Linear(2 * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
         self.added = nn.ModuleList(nn.Conv2d(width + 1, dim, 5, padding=2) for width in widths[:-1])
         self.mix = nn.ModuleList(Mix(dim) for _ in widths[:-1])
@@ -117,15 +127,6 @@ class CarriedStateContext(ContextModel):
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), _scaled(nn.Linear(dim, 2 * width), 0.0))
             for width in widths
         )
-
-    @torch.no_grad()
-    def calibrate(self, y: Tensor) -> None:
-        """Set the spread of each channel from latents, so that training begins with inputs of one size.
-
-        Args:
-            y: latents (batch, M, H, W).
-        """
-        self.log_spread.copy_(y.float().std(dim=(0, 2, 3)).clamp(min=1e-3).log())
 
     def begin(self, side: Tensor) -> CarriedState:
         """The feature map before the first step; see `ContextModel.begin`."""
@@ -180,10 +181,21 @@ def _channels_last(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _order(M: int, num_slices: int | None, order: CodingOrder | None) -> CodingOrder:
+def _spreads(M: int, spread: Sequence[float] | None) -> Tensor:
+    if spread is None:
+        return torch.ones(M)
+    spreads = torch.as_tensor(spread, dtype=torch.float32)
+    if spreads.shape != (M,) or not bool((spreads > 0).all()):
+        raise ArgumentError(f"CarriedStateContext: spread must hold M={M} positive numbers, got {spread!r:.80}")
+    return spreads
+
+
+def _order(M: int, num_slices: int | None, order: CodingOrder | None, spreads: Tensor) -> CodingOrder:
     """The coding order that the arguments of `CarriedStateContext` ask for."""
     if order is None:
-        return CodingOrder.checkerboard(growing_slices(M, min(_SLICES, M) if num_slices is None else num_slices))
+        slices = growing_slices(M, min(_SLICES, M) if num_slices is None else num_slices)
+        widest_first = spreads.argsort(descending=True, stable=True).tolist()
+        return CodingOrder.checkerboard(slices, permutation=widest_first)
     if num_slices is not None:
         raise ArgumentError("CarriedStateContext: order takes the place of num_slices; give it alone")
     if order.num_channels != M:
