@@ -1,0 +1,1 @@
+"""Context models on frozen latents: what `benchmarks/contexts.py` is made of."""

@@ -1,0 +1,146 @@
+"""Latents of one encoder, rounded to whole numbers: what all contexts code, computed once and kept in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
+
+from mambaic.checkpoint import load_model
+from mambaic.images import find_images, read_image, to_float
+
+from ssmctx.errors import ArgumentError, CheckpointError
+from ssmctx.files import write_whole
+from ssmctx.layers.transforms import pad_image
+
+FORMAT = "ssmctx-frozen-latents-1"
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Whole-number latents.
+
+    Attributes:
+        train: each (M, H, W) int16, of the training images, flipped and turned in eight ways.
+        test: each (M, H, W) int16, of the test images.
+        pixels: of each test image.
+        names: of the test images.
+        codec: what made them, a digest of the encoder's weights with it.
+    """
+
+    train: list[Tensor]
+    test: list[Tensor]
+    pixels: list[int]
+    names: list[str]
+    codec: str
+
+    @property
+    def M(self) -> int:  # noqa: N802  # the paper's name
+        """Channels."""
+        return self.test[0].shape[0]
+
+    def spread(self) -> Tensor:
+        """Root mean square of each channel over the training latents, (M,)."""
+        squares = sum((y.double() ** 2).mean(dim=(1, 2)) for y in self.train)
+        assert isinstance(squares, Tensor)
+        return (squares / len(self.train)).sqrt().float()
+
+
+def load_codec(name: str) -> tuple[nn.Module, str]:
+    """A codec with an encoder `g_a`, and what the cache calls it.
+
+    Args:
+        name: a checkpoint of the example, or "module:function" that makes a codec, CompressAI's say
+            ("compressai.zoo:bmshj2018_factorized").
+
+    Raises:
+        ArgumentError: there is no such module or function, or what it makes has no `g_a`.
+    """
+    if Path(name).suffix == ".pt":
+        codec: nn.Module = load_model(name)
+    else:
+        codec = _made(name).eval()
+    if not isinstance(getattr(codec, "g_a", None), nn.Module):
+        raise ArgumentError(f"a codec with an encoder g_a is needed, {name} makes a {type(codec).__name__} without one")
+    digest = hashlib.sha256()
+    for tensor in codec.g_a.state_dict().values():
+        digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return codec, f"{Path(name).name} {digest.hexdigest()[:16]}"
+
+
+def _made(name: str) -> nn.Module:
+    module, _, function = name.partition(":")
+    try:
+        make: Callable[[], Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ArgumentError(f"--codec takes a checkpoint.pt or module:function, got {name!r} ({error})") from None
+    made: nn.Module = make()
+    return made
+
+
+def cached_latents(path: Path, codec: str, train: Path, test: Path) -> Latents:
+    """The latents in the file `path`, which is written first where there is none.
+
+    Raises:
+        ArgumentError: the file holds latents of another codec.
+        CheckpointError: it is no file of ours, or damaged.
+    """
+    model, name = load_codec(codec)
+    if path.exists():
+        content = _read(path)
+        if content["codec"] != name:
+            raise ArgumentError(
+                f"{path} holds latents of {content['codec']}, not of {name}: give another --out, or delete the file"
+            )
+        return Latents(**content)
+    latents = Latents(
+        [y for file in tqdm(find_images(train), "training latents") for y in _of_image(model, file, turned=True)],
+        [y for file in tqdm(find_images(test), "test latents") for y in _of_image(model, file, turned=False)],
+        [read_image(file)[0].numel() for file in find_images(test)],
+        [file.stem for file in find_images(test)],
+        name,
+    )
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **vars(latents)}, buffer)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, buffer.getvalue())
+    return latents
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, weights_only=True)
+    except Exception as error:  # torch.load fails in as many ways as files can be foreign
+        raise CheckpointError(f"{path} is damaged ({error}): delete it, and it is made anew") from None
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise CheckpointError(f"{path} holds no latents of this benchmark ({FORMAT}): give another --out")
+    return content
+
+
+@torch.no_grad()
+def _of_image(codec: nn.Module, file: Path, turned: bool) -> list[Tensor]:
+    image = pad_image(to_float(read_image(file)))
+    ways = [(k, flip) for k in range(4) for flip in (False, True)] if turned else [(0, False)]
+    return [_rounded(codec, _turned(image, k, flip)) for k, flip in ways]
+
+
+def _turned(image: Tensor, quarters: int, flip: bool) -> Tensor:
+    image = torch.rot90(image, quarters, (2, 3))
+    return image.flip(3) if flip else image
+
+
+def _rounded(codec: nn.Module, image: Tensor) -> Tensor:
+    assert isinstance(codec.g_a, nn.Module)
+    y: Tensor = codec.g_a(image.contiguous())
+    return y[0].round().to(torch.int16)

@@ -1,0 +1,230 @@
+"""benchmarks/contexts.py: the same numbers for all contexts, bytes that decode, runs that resume."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import contexts as bench
+import numpy as np
+import pytest
+import torch
+from frozen import train as training
+from frozen.latents import cached_latents
+from frozen.report import grouped, text_table
+from frozen.shifted import FRACTIONS, shifted_tables, symbols_and_rows
+from frozen.train import Plan, make_context, make_model, read_run, train
+from PIL import Image
+from torch import nn
+
+from ssmctx.distributions import Laplace
+from ssmctx.entropy.rans import RansCoder
+from ssmctx.errors import ArgumentError, CheckpointError, UnknownNameError
+
+PLAN = Plan("none", "laplace", seed=0, steps=4, minutes=0.0, batch=2, crop=3, rate=1e-3)
+
+
+def small_codec() -> nn.Module:
+    """A codec with 6 channels, the same whenever it is made."""
+    torch.manual_seed(0)
+    codec = nn.Module()
+    codec.g_a = nn.Conv2d(3, 6, 16, stride=16)
+    nn.init.normal_(codec.g_a.weight, std=0.3)
+    return codec
+
+
+def other_codec() -> nn.Module:
+    codec = small_codec()
+    nn.init.ones_(codec.g_a.bias)
+    return codec
+
+
+def no_codec() -> nn.Module:
+    return nn.Linear(1, 1)
+
+
+def blind() -> nn.Module:
+    from ssmctx.context.variants import no_context
+
+    return no_context(5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("frozen")
+    random = np.random.default_rng(0)
+    for kind, size in (("train", (64, 80)), ("test", (50, 70))):
+        (made / kind).mkdir()
+        for i in range(2):
+            pixels = random.integers(0, 256, (*size, 3), np.uint8)
+            Image.fromarray(pixels).save(made / kind / f"{i}.png")
+    return made
+
+
+@pytest.fixture(scope="module")
+def latents(folder):
+    return cached_latents(folder / "latents.pt", f"{__name__}:small_codec", folder / "train", folder / "test")
+
+
+def test_latents_are_whole_numbers_in_eight_ways_and_are_kept(folder, latents):
+    assert (latents.M, len(latents.train), len(latents.test)) == (6, 16, 2)
+    assert {tuple(y.shape) for y in latents.train} == {(6, 4, 5), (6, 5, 4)}
+    assert latents.test[0].shape == (6, 4, 5)
+    assert latents.pixels == [3500, 3500]
+    again = cached_latents(folder / "latents.pt", f"{__name__}:small_codec", folder / "nowhere", folder / "nowhere")
+    assert all(map(torch.equal, again.train, latents.train))
+
+
+def test_latents_of_another_codec_are_refused(folder, latents):
+    with pytest.raises(ArgumentError, match=r"holds latents of .*small_codec .*, not of .*other_codec"):
+        cached_latents(folder / "latents.pt", f"{__name__}:other_codec", folder / "train", folder / "test")
+    (folder / "damaged.pt").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        cached_latents(folder / "damaged.pt", f"{__name__}:small_codec", folder / "train", folder / "test")
+    with pytest.raises(ArgumentError, match="an encoder g_a is needed"):
+        cached_latents(folder / "x.pt", f"{__name__}:no_codec", folder / "train", folder / "test")
+    with pytest.raises(ArgumentError, match=r"takes a checkpoint\.pt or module:function, got 'nonsense'"):
+        cached_latents(folder / "x.pt", "nonsense", folder / "train", folder / "test")
+
+
+@pytest.mark.parametrize("context", ["carried-state:dim=8,num_slices=2", "channel"])
+def test_the_bytes_decode_to_the_whole_numbers(latents, context):
+    """The decoder walks the same loop with what it has decoded, and ends at the same y."""
+    from ssmctx.entropy.steps import coding_steps, drive
+
+    if context == "channel":
+        context = "channel:num_slices=2"
+    model = make_model(replace(PLAN, context=context), latents).eval()
+    model.entropy_bottleneck.update()
+    y = latents.test[0][None].float()
+    with torch.no_grad():
+        stream, z = model.encode(y)
+        size = model.h_a(y).shape[2:]
+        side = model.decode_side(z, size, y.shape[2:], None, RansCoder()).side
+        decoder = RansCoder().decoder(stream)
+
+        def decoded(step):
+            mean, scale = step.gather(step.mean), step.gather(step.scale)
+            zeros, rows = symbols_and_rows(torch.zeros_like(mean), mean, scale, model.distribution)
+            symbols = decoder.decode(rows.flatten().numpy().astype(np.uint16), shifted_tables(model.distribution))
+            values = torch.from_numpy(symbols).view(mean.shape) - zeros
+            return step.scatter(values - mean)
+
+        y_hat = drive(coding_steps(model.context, side), decoded)
+    decoder.finish()
+    assert torch.equal(y_hat.round(), y)
+
+
+def test_a_table_row_holds_the_masses_around_its_mean():
+    tables, law = shifted_tables(Laplace()), Laplace()
+    scale = law.grid.values()[30]
+    for j in (0, 5, FRACTIONS // 2, FRACTIONS - 1):
+        row = 30 * FRACTIONS + j
+        cdf = tables.cdfs[row][: tables.lengths[row]]
+        symbols = tables.offsets[row] + torch.arange(len(cdf) - 2)
+        mean = (j - FRACTIONS // 2) / FRACTIONS
+        expected = law.likelihood(symbols.double() - mean, torch.tensor(scale, dtype=torch.float64))
+        np.testing.assert_allclose(np.diff(cdf)[:-1] / 65536, expected.numpy(), atol=2 / 65536)
+
+
+@pytest.mark.parametrize("mean", [-1.5, -0.51, -0.2, 0.0, 0.49, 0.5, 3.26])
+def test_symbol_and_row_add_up_to_the_mean(mean):
+    y = torch.arange(-3, 4)
+    symbols, rows = symbols_and_rows(y, torch.full((7,), mean), torch.ones(7), Laplace())
+    fraction = (rows % FRACTIONS - FRACTIONS // 2) / FRACTIONS
+    assert (fraction.abs() <= 0.5).all()
+    torch.testing.assert_close(y - symbols + fraction, torch.full((7,), mean), rtol=0, atol=0.5 / FRACTIONS)
+
+
+def test_a_run_goes_on_where_it_was_interrupted(latents, tmp_path, monkeypatch):
+    whole = train(PLAN, latents, tmp_path / "whole.pt")
+    monkeypatch.setattr(training, "_SAVE_EVERY", -1.0)
+    right, asked = training.crops, []
+
+    def interrupted(latents, plan, step):
+        asked.append(step)
+        if asked.count(2) == 1 and step == 2:
+            raise KeyboardInterrupt
+        return right(latents, plan, step)
+
+    monkeypatch.setattr(training, "crops", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(PLAN, latents, tmp_path / "run.pt")
+    resumed = train(PLAN, latents, tmp_path / "run.pt")
+    assert asked == [0, 1, 2, 2, 3]
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+def test_a_run_of_another_plan_or_codec_is_refused(latents, tmp_path):
+    train(PLAN, latents, tmp_path / "run.pt")
+    with pytest.raises(CheckpointError, match="give another --out"):
+        read_run(tmp_path / "run.pt", replace(PLAN, batch=3), latents)
+    with pytest.raises(CheckpointError, match="give another --out"):
+        read_run(tmp_path / "run.pt", PLAN, replace(latents, codec="other"))
+
+
+def test_contexts_are_made_by_name_with_keywords(latents):
+    context = make_context("carried-state:dim=8,num_slices=2", latents)
+    assert (context.head[0][1].out_features, len(context.order.slices)) == (8, 2)
+    torch.testing.assert_close(context.log_spread.exp(), latents.spread())
+    with pytest.raises(UnknownNameError, match="nonsense"):
+        make_context("nonsense", latents)
+    with pytest.raises(ArgumentError, match="takes no dim"):
+        make_context("none:dim=8", latents)
+
+
+def test_the_command_trains_rates_resumes_and_tells(folder, latents, tmp_path, monkeypatch, capsys):
+    (tmp_path / "latents.pt").write_bytes((folder / "latents.pt").read_bytes())
+    command = [
+        "contexts.py",
+        "--out",
+        str(tmp_path),
+        "--codec",
+        f"{__name__}:small_codec",
+        "--steps",
+        "3",
+        "--crop",
+        "3",
+    ]
+    command += [
+        "--contexts",
+        "channel-spatial:num_slices=2",
+        "none",
+        "--batch",
+        "1",
+        "--json",
+        str(tmp_path / "t.json"),
+    ]
+    monkeypatch.setattr(sys, "argv", [*command, "--time", "--rounds", "1", "--plot", str(tmp_path / "plot.png")])
+    bench.main()
+    table = capsys.readouterr().out
+    assert "channel-spatial" in table
+    rows = json.loads((tmp_path / "t.json").read_text())["rows"]
+    assert {row["context"] for row in rows} == {"channel-spatial:num_slices=2", "none"}
+    assert all(row["decode_s"] > 0 for row in rows)
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    monkeypatch.setattr(bench, "train", None)  # nothing is trained again
+    bench.main()
+
+
+def test_rows_of_several_seeds_have_a_mean_and_a_spread():
+    def result(context, seed, bpp, law="laplace"):
+        plan = vars(replace(PLAN, context=context, seed=seed, distribution=law))
+        return {"plan": plan, "bpp": bpp, "parameters": 1, "multiply_adds": 1, "steps": 4}
+
+    rows = grouped(
+        [
+            result("channel-spatial", 0, 1.0),
+            result("channel-spatial", 1, 1.02),
+            result("channel-spatial", 0, 1.1, "gaussian"),
+            result("none", 0, 1.212),
+        ]
+    )
+    by_name = {(row["context"], row["distribution"]): row for row in rows}
+    paper = by_name["channel-spatial", "laplace"]
+    assert (paper["seeds"], round(paper["spread"], 6)) == (2, 0.02)
+    assert round(by_name["none", "laplace"]["against_same"], 6) == 0.2
+    assert round(paper["against_gaussian"], 6) == round(1.01 / 1.1 - 1, 6)
+    assert "+20.0" in text_table(rows)
