@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Literal, overload
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -128,8 +128,16 @@ def selective_scan(
     check_values(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, initial_state=h0)
     _check_weights("B", B, u, states)
     _check_weights("C", C, u, states)
+
+    def scan_shared(x: _Channels, B: Tensor, C: Tensor) -> tuple[Tensor, Tensor]:
+        u = x.u.mT[:, None]  # an image of one row
+        steps, B, C = (each.mT[:, None, :, None] for each in (x.delta, B, C))
+        A, D, bias, h0 = x.A[None], x.D[None], x.delta_bias[None], x.h0[:, None]
+        v, last = scan(u, steps, A, B, C, D, bias, h0, ("row",), delta_softplus, backend)
+        return v[:, 0].mT, last[:, 0]
+
     scan_all = _scan_with_fixed if B.dim() == 2 or C.dim() == 2 else _scan_by_groups
-    parts = scan_all(u, delta, A, B, C, D, delta_bias, h0, delta_softplus, backend)
+    parts = scan_all(_Channels(u, delta, A, D, delta_bias, h0), B, C, scan_shared)
     out, last = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))
     if z is not None:
         out = out * F.silu(z)
@@ -148,78 +156,58 @@ def _check_weights(name: str, x: Tensor, u: Tensor, states: int) -> None:
         )
 
 
-def _scan_by_groups(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    h0: Tensor,
-    softplus: bool,
-    backend: str,
-) -> Iterator[tuple[Tensor, Tensor]]:
+class _Channels(NamedTuple):
+    """What each channel has of its own: u, delta (batch, d, L), A (d, N), D, delta_bias (d,) and h0 (batch, d, N)."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    D: Tensor
+    delta_bias: Tensor
+    h0: Tensor
+
+    def part(self, of: slice) -> _Channels:
+        return _Channels(self.u[:, of], self.delta[:, of], self.A[of], self.D[of], self.delta_bias[of], self.h0[:, of])
+
+
+_ScanShared = Callable[[_Channels, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Outputs (batch, d, L) and last states (batch, d, N) of channels that share B and C (batch, N, L)."""
+
+
+def _scan_by_groups(x: _Channels, B: Tensor, C: Tensor, scan_shared: _ScanShared) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs (batch, part of d, L) and last states, a call for the channels that share a group of B and one of C."""
-    B, C = (x[:, None] if x.dim() == 3 else x for x in (B, C))
-    channels, groups = u.shape[1], math.lcm(B.shape[1], C.shape[1])
+    B, C = (weights[:, None] if weights.dim() == 3 else weights for weights in (B, C))
+    channels, groups = x.A.shape[0], math.lcm(B.shape[1], C.shape[1])
     for g in range(groups):
         part = slice(g * channels // groups, (g + 1) * channels // groups)
-        v, last = scan(
-            u[:, part].mT[:, None],
-            delta[:, part].mT[:, None, :, None],
-            A[None, part],
-            B[:, g * B.shape[1] // groups].mT[:, None, :, None],
-            C[:, g * C.shape[1] // groups].mT[:, None, :, None],
-            D[None, part],
-            delta_bias[None, part],
-            h0[:, None, part],
-            ("row",),
-            softplus,
-            backend,
-        )
-        yield v[:, 0].mT, last[:, 0]
+        yield scan_shared(x.part(part), B[:, g * B.shape[1] // groups], C[:, g * C.shape[1] // groups])
 
 
-def _scan_with_fixed(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    delta_bias: Tensor,
-    h0: Tensor,
-    softplus: bool,
-    backend: str,
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _scan_with_fixed(x: _Channels, B: Tensor, C: Tensor, scan_shared: _ScanShared) -> Iterator[tuple[Tensor, Tensor]]:
     """The same where B or C is fixed, so that no two channels share them, which the operator's channels do.
 
     A call scans each state of some channels as a channel of its own, driven by B u; C and D are applied afterwards.
     """
-    channels, states = A.shape
-    work = torch.promote_types(u.dtype, torch.float32)
-    u, B, C, D = (x.to(work) for x in (u, B, C, D))
-    B, C = (_per_channel(x, channels) for x in (B, C))
-    one = u.new_ones(u.shape[0], 1, u.shape[2], 1, 1)
+    channels, states = x.A.shape
+    work = torch.promote_types(x.u.dtype, torch.float32)
+    x = x._replace(u=x.u.to(work), D=x.D.to(work))
+    B, C = (_per_channel(weights.to(work), channels) for weights in (B, C))
+    one = x.u.new_ones(x.u.shape[0], 1, x.u.shape[2])
     for first in range(0, channels, _CHANNELS):
         part = slice(first, first + _CHANNELS)
-        drive = u[:, part, None] * B[:, part]
-        h, last = scan(
-            drive.flatten(1, 2).mT[:, None],
-            delta[:, part, None].expand(drive.shape).flatten(1, 2).mT[:, None, :, None],
-            A[part].reshape(1, -1, 1),
-            one,
-            one,
-            u.new_zeros(1, drive.shape[1] * states),
-            delta_bias[part].repeat_interleave(states)[None],
-            h0[:, part].reshape(u.shape[0], 1, -1, 1),
-            ("row",),
-            softplus,
-            backend,
+        own = x.part(part)
+        drive = own.u[:, :, None] * B[:, part]
+        each = _Channels(
+            drive.flatten(1, 2),
+            own.delta[:, :, None].expand(drive.shape).flatten(1, 2),
+            own.A.reshape(-1, 1),
+            drive.new_zeros(drive.shape[1] * states),
+            own.delta_bias.repeat_interleave(states),
+            own.h0.flatten(1)[..., None],
         )
-        h = h[:, 0].mT.reshape(drive.shape)
-        yield (h * C[:, part]).sum(2) + D[part, None] * u[:, part], last[:, 0].reshape(u.shape[0], -1, states)
+        h, last = scan_shared(each, one, one)
+        y = (h.reshape(drive.shape) * C[:, part]).sum(2) + own.D[:, None] * own.u
+        yield y, last.reshape(x.u.shape[0], -1, states)
 
 
 def _per_channel(x: Tensor, channels: int) -> Tensor:
