@@ -103,30 +103,42 @@ class Registry(Generic[T]):
             UnknownNameError: no such name.
             ArgumentError: a keyword that the component does not take; the message lists those that it takes.
         """
-        target = self.get(name)
-        if kwargs:
-            parameters = inspect.signature(target).parameters
-            if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-                unknown = sorted(set(kwargs) - set(parameters))
-                if unknown:
-                    raise ArgumentError(
-                        f"the {self.kind} {name!r} takes no {', '.join(unknown)}; it takes {', '.join(parameters)}"
-                    )
-        return target(*args, **kwargs)
+        known, takes_all, is_set = self._keywords(name)
+        unknown = sorted(key for key in kwargs if key in is_set or not (takes_all or key in known))
+        if unknown:
+            raise ArgumentError(
+                f"the {self.kind} {name!r} takes no {', '.join(unknown)}; it takes {', '.join(known) or 'none'}"
+            )
+        return self.get(name)(*args, **kwargs)
 
     def takes(self, name: str) -> frozenset[str]:
-        """The keywords that the component registered under `name` takes: those of its signature that are not set."""
-        target = self.get(name)
-        set_already = getattr(target, "keywords", {})  # of a functools.partial
-        return frozenset(inspect.signature(target).parameters) - frozenset(set_already)
+        """The keywords that the component registered under `name` takes: those of its signature that are not set.
+
+        A `functools.partial` sets keywords; `create` refuses them. Where the signature ends in `**options`, `create`
+        takes others, too.
+        """
+        return frozenset(self._keywords(name)[0])
+
+    def taken(self, name: str, **offered: Any) -> dict[str, Any]:
+        """Those of the offered keywords that `create` takes under `name`."""
+        known, takes_all, is_set = self._keywords(name)
+        return {key: value for key, value in offered.items() if key not in is_set and (takes_all or key in known)}
 
     def create_with(self, name: str, *args: Any, **offered: Any) -> T:
         """Call the component registered under `name` with those of the offered keywords that it takes.
 
         For what many components of a kind take and some do not, such as `d_state`; `create` raises at those.
         """
-        taken = self.takes(name)
-        return self.create(name, *args, **{key: value for key, value in offered.items() if key in taken})
+        return self.create(name, *args, **self.taken(name, **offered))
+
+    def _keywords(self, name: str) -> tuple[list[str], bool, frozenset[str]]:
+        """The keywords that a component takes by name, whether it takes all others, and those that are set already."""
+        target = self.get(name)
+        is_set = frozenset(getattr(target, "keywords", {}))  # of a functools.partial
+        parameters = inspect.signature(target).parameters.values()
+        by_name = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        return [key for key in by_name if key not in is_set], takes_all, is_set
 
     def _read_plugins(self) -> None:
         if self._plugins_read:

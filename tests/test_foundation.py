@@ -39,9 +39,9 @@ def test_a_block_gets_what_its_signature_takes():
 
 @pytest.mark.usefixtures("_plugins")
 def test_what_a_block_does_not_take_is_refused():
-    with pytest.raises(ArgumentError, match="block 'cnn' does not take kernal; it takes dim, drop_path"):
+    with pytest.raises(ArgumentError, match="the block 'cnn' takes no kernal; it takes dim, drop_path"):
         foundation_block("cnn", 8, kernal=3)
-    with pytest.raises(ArgumentError, match="block 'scans' does not take drop_path; it takes dim, d_state"):
+    with pytest.raises(ArgumentError, match="the block 'scans' takes no drop_path; it takes dim, d_state"):
         foundation_block("scans", 8, drop_path=0.5)
     with pytest.raises(UnknownNameError, match="unknown block 'vsss'"):
         foundation_block("vsss", 8)

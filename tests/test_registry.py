@@ -1,12 +1,13 @@
 """Registries: nothing is overwritten, unknown names help, other packages can add theirs."""
 
+import functools
 from importlib import metadata
 
 import pytest
 
 import ssmctx
 from ssmctx import registry
-from ssmctx.errors import DuplicateNameError, UnknownNameError
+from ssmctx.errors import ArgumentError, DuplicateNameError, UnknownNameError
 from ssmctx.registry import Registry
 
 
@@ -57,3 +58,19 @@ def test_entry_points_of_other_packages_are_found(monkeypatch):
     kinds = Registry("odd kind")
     assert kinds.names() == ("theirs",)
     assert kinds.create("theirs", 1, 2) == 0.5
+
+
+def test_what_a_partial_sets_is_not_taken():
+    things = Registry("thing")
+    things.register("named", functools.partial(lambda size, *, first=0, second=0: (size, first, second), first=1))
+    things.register("all", lambda size, **options: options)
+    things.register("all but one", functools.partial(lambda size, **options: options, first=1))
+    assert things.takes("named") == {"size", "second"}
+    assert things.create_with("named", 3, first=5, second=2) == (3, 1, 2)
+    with pytest.raises(ArgumentError, match=r"the thing 'named' takes no first; it takes size, second"):
+        things.create("named", 3, first=5)
+    assert things.takes("all") == {"size"}
+    assert things.create_with("all", 3, first=5) == things.create("all", 3, first=5) == {"first": 5}
+    assert things.create_with("all but one", 3, first=5, second=2) == {"first": 1, "second": 2}
+    with pytest.raises(ArgumentError, match=r"the thing 'all but one' takes no first; it takes size"):
+        things.create("all but one", 3, first=5)

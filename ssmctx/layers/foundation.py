@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from torch import Tensor, nn
 
-from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
 from ssmctx.layers.window_attention import WindowLocalAttention
@@ -41,17 +39,10 @@ def foundation_block(
         >>> foundation_block("transformer", 8, window_size=4).attention.window_size
         4
     """
-    parameters = inspect.signature(blocks.get(name)).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if drop_path:
         options["drop_path"] = drop_path
-    unknown = [] if takes_all else [key for key in options if key not in parameters]
-    if unknown:
-        known = ", ".join(key for key in parameters if key != "self")
-        raise ArgumentError(f"block {name!r} does not take {', '.join(unknown)}; it takes {known}")
-    scans = {"d_state": d_state, "scan_backend": scan_backend}
-    options.update({key: value for key, value in scans.items() if takes_all or key in parameters})
-    block: nn.Module = blocks.create(name, dim, **options)
+    scans = blocks.taken(name, d_state=d_state, scan_backend=scan_backend)
+    block: nn.Module = blocks.create(name, dim, **options, **scans)
     return block
 
 
