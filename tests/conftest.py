@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import settings
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -25,3 +26,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the project's shared data (golden vectors, Kodak), which is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture
+def _one_process(tmp_path):
+    """A group of one process, for what shards and replicates."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()

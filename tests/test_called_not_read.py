@@ -8,30 +8,17 @@ import warnings
 
 import pytest
 import torch
-import torch.distributed as dist
 from models import M, context, latent
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import parametrizations, prune
+from wrappers import Wrapper, sharded
 
 from ssmctx import VSSBlock, WindowLocalAttention, registry
 from ssmctx.layers import vss
 from ssmctx.layers.checkerboard import CheckerboardConv2d
 from ssmctx.layers.foundation import TransformerBlock
-
-
-class Wrapper(nn.Module):
-    """Hides the class of what it holds."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, *args, **kwargs):
-        return self.module(*args, **kwargs)
 
 
 class Adapter(Wrapper):
@@ -47,6 +34,8 @@ class SharesOutTheBatch(Wrapper):
 
     def forward(self, *args, **kwargs):
         def half(x, i):
+            if isinstance(x, (list, tuple)):
+                return type(x)(half(part, i) for part in x)
             return x.tensor_split(2)[i] if isinstance(x, torch.Tensor) else x
 
         parts = [
@@ -159,12 +148,15 @@ WRAPPERS = {
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
-@pytest.mark.parametrize("part", [0, 1, 3])
+@pytest.mark.parametrize("part", [0, 1, 3, None], ids=["attention", "first", "last", "whole"])
 def test_wrappers_of_the_head_change_nothing(part, wrap):
     model, y_hat, side = context(), latent(0, 2, M, 7, 10), latent(1, 2, 2 * M, 7, 10)
     wrapped = copy.deepcopy(model)
-    for head in wrapped.head:
-        head[part] = wrap(head[part])
+    for k, head in enumerate(wrapped.head):
+        if part is None:
+            wrapped.head[k] = wrap(head)
+        else:
+            head[part] = wrap(head[part])
     for step in (0, 3):
         for one, other in zip(wrapped(step, y_hat, side), model(step, y_hat, side), strict=True):
             torch.testing.assert_close(one, other)
@@ -200,22 +192,6 @@ def test_layers_made_on_the_meta_device_work_once_loaded(assign):
                 tensor.data.fill_(7 if not tensor.is_floating_point() else float("nan"))
         module.load_state_dict(real.state_dict(), assign=assign)
         assert torch.equal(module(x), real(x)), name
-
-
-@pytest.fixture
-def _one_process(tmp_path):
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def sharded(module: nn.Module) -> nn.Module:
-    """FSDP2, every submodule that holds weights by itself."""
-    mesh = init_device_mesh("cpu", (1,))
-    for child in reversed(list(module.modules())):
-        if child is not module and any(True for _ in child.parameters(recurse=False)):
-            fully_shard(child, mesh=mesh)
-    return fully_shard(module, mesh=mesh)
 
 
 @pytest.mark.usefixtures("_one_process")

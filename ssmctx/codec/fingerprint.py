@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.entropy.stored_tables import StoredTables
+from ssmctx.errors import ArgumentError
 
 __all__ = ["decoder_fingerprint", "old_fingerprint"]
 
@@ -31,17 +32,39 @@ def decoder_fingerprint(codec: Any) -> bytes:
 
     Returns:
         8 bytes.
+
+    Raises:
+        ArgumentError: weights are offloaded or sharded.
     """
     latent_codec = codec.latent_codec
-    synthesis: Mapping[str, Tensor] = codec.g_s.state_dict()
-    latents: Mapping[str, Tensor] = getattr(latent_codec, "decoder_state", latent_codec.state_dict)()
+    synthesis = _unwrapped(codec.g_s, codec.g_s.state_dict())
+    decoder_state = getattr(latent_codec, "decoder_state", latent_codec.state_dict)
+    latents = _unwrapped(getattr(decoder_state, "__self__", latent_codec), decoder_state())
     coding: bytes = latent_codec.coding_fingerprint() if hasattr(latent_codec, "coding_fingerprint") else b""
     tensors = [*synthesis.values(), *latents.values()]
-    key = codec.stride, coding, *((x.data_ptr(), x.dtype, x.shape) for x in tensors), *_sums(tensors)
+    if any(x.is_meta or hasattr(x, "device_mesh") for x in tensors):
+        raise ArgumentError(
+            f"{type(codec).__name__}: a file names the model by a hash of the decoder's weights, and some of them are "
+            "offloaded or sharded: use compress and decompress, or a codec that holds all of its weights"
+        )
+    where = (p.data_ptr() for p in codec.parameters())
+    key = codec.stride, coding, *where, *((x.dtype, x.shape) for x in tensors), *_sums(tensors)
     known = _known.get(codec)
     if known is None or known.key != key:
         known = _known[codec] = _Known(key, _decoder_hash(codec.stride, synthesis, latents, coding))
     return known.fingerprint
+
+
+def _unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """State by the names that it has without DataParallel and torch.compile around parts: these change no file."""
+    names = dict(zip(state, state, strict=True))
+    for path, part in reversed(list(module.named_modules())):  # parts before what holds them
+        inner = "_orig_mod" if "_orig_mod" in part._modules else "module"
+        if inner == "_orig_mod" or isinstance(part, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            outer = f"{path}." if path else ""
+            prefix = f"{outer}{inner}."
+            names = {n: outer + m.removeprefix(prefix) if m.startswith(prefix) else m for n, m in names.items()}
+    return {names[name]: tensor for name, tensor in state.items()}
 
 
 class _Known(NamedTuple):
@@ -78,8 +101,8 @@ def old_fingerprint(codec: nn.Module) -> bytes:
     tables = [name for name, module in codec.named_modules() if isinstance(module, StoredTables)]
     left_out = tuple(f"{name}." if name else "" for name in tables)
     digest = hashlib.sha256()
-    state: Mapping[str, Tensor] = codec.state_dict()
-    _add(digest, ((name, tensor) for name, tensor in state.items() if not name.startswith(left_out)))
+    state = {name: tensor for name, tensor in codec.state_dict().items() if not name.startswith(left_out)}
+    _add(digest, _unwrapped(codec, state).items())
     return digest.digest()[:_BYTES]
 
 

@@ -106,7 +106,7 @@ class ImageCodec(nn.Module):
         with coding_numerics(self):
             with stage("g_a"):
                 y = self.g_a(self._padded(x))
-            out = self.latent_codec.compress(y, **self._options(quality))
+            out = self._method("compress")(y, **self._options(quality))
         return {**out, "shape": {**_named(out["shape"]), "x": (x.shape[2], x.shape[3])}}
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class ImageCodec(nn.Module):
             raise ArgumentError(f'shape must hold the size of x as "x": (H, W), as compress gives it, got {shape!r}')
         latent = {name: value for name, value in shape.items() if name != "x"}
         with coding_numerics(self):
-            out = self.latent_codec.decompress(strings, _unnamed(latent), **self._options(quality))
+            out = self._method("decompress")(strings, _unnamed(latent), **self._options(quality))
         return {"x_hat": self.reconstruct(out["y_hat"], (size[0], size[1]))}
 
     @torch.no_grad()
@@ -232,12 +232,13 @@ class ImageCodec(nn.Module):
         """An image as a file holds it, and the encoder's own y_hat where the latent codec gives one."""
         pixels = _as_pixels(image)
         _, height, width = pixels.shape
+        fingerprint = decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
         weight = next(self.parameters())
         x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
         out = self.compress(x, quality)
         shape = {name: value for name, value in out["shape"].items() if name not in ("x", "quality")}
         coded = CodedImage(
-            decoder_fingerprint(self),
+            fingerprint,
             width,
             height,
             tuple(split_streams(out["strings"])),
@@ -257,7 +258,7 @@ class ImageCodec(nn.Module):
         with coding_numerics(self):
             try:
                 streams = join_streams(coded.sections)
-                out = self.latent_codec.decompress(streams, _unnamed(shape), **self._options(quality))
+                out = self._method("decompress")(streams, _unnamed(shape), **self._options(quality))
             except ArgumentError as error:  # all arguments are the file's
                 raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
         y_hat: Tensor = out["y_hat"]
@@ -265,11 +266,21 @@ class ImageCodec(nn.Module):
 
     # --- pieces
 
+    def _method(self, name: str) -> Any:
+        """A method of the latent codec, which a wrapper such as DataParallel hides."""
+        method = getattr(self.latent_codec, name, None)
+        if method is None:
+            raise ArgumentError(
+                f"{type(self).__name__}: latent_codec is a {type(self.latent_codec).__name__}, which has no {name}: "
+                "wrap the whole codec or modules inside the latent codec"
+            )
+        return method
+
     def _options(self, quality: Any) -> dict[str, Any]:
         """Latent codecs of one rate take no quality; some of CompressAI's would ignore it."""
         if quality is None:
             return {}
-        if "quality" not in inspect.signature(self.latent_codec.compress).parameters:
+        if "quality" not in inspect.signature(self._method("compress")).parameters:
             name = type(self.latent_codec).__name__
             raise ArgumentError(f"{name} has one rate, got quality={quality!r}: leave it out")
         return {"quality": quality}

@@ -40,6 +40,7 @@ def update_tables(codec: Any, force: bool = True, update_quantiles: bool = False
 
 def aux_loss(codec: nn.Module) -> Tensor:
     """The sum of the losses that fit the quantiles of factorised priors; zero where there are none."""
-    priors: list[Any] = [m for m in codec.modules() if isinstance(getattr(m, "quantiles", None), nn.Parameter)]
+    # a Tensor and no Parameter where they are pruned or parametrised
+    priors: list[Any] = [m for m in codec.modules() if isinstance(getattr(m, "quantiles", None), Tensor)]
     losses = [prior.loss() for prior in priors]
     return torch.stack(losses).sum() if losses else torch.zeros(())

@@ -105,6 +105,7 @@ class ChannelSpatialContext(ContextModel):
         self.channel = nn.ModuleList(feature(sum(slices[:k]), m) for k, m in enumerate(slices) if k)
         self.spatial = nn.ModuleList(feature(m, m) for m in slices if self._spatial)
         self.head = nn.ModuleList(map(head, slices))
+        self._window_size = cast(ParameterHead, self.head[0]).window_size
 
     def begin(self, side: Tensor) -> ChannelSpatialState:
         """The side information in windows; see `ContextModel.begin`."""
@@ -117,7 +118,7 @@ class ChannelSpatialContext(ContextModel):
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        grid, head = self._grid(side), cast(ParameterHead, self.head[k])
+        grid = self._grid(side)
         state = self.begin(side) if state is None else state
         if state.channel is None or state.channel[0] != k or self.order.passes_outer:
             state.channel = k, grid.split(self._channel_feature(step, y_hat))
@@ -125,12 +126,14 @@ class ChannelSpatialContext(ContextModel):
         if self._spatial:
             features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
         indices = self.order.window_indices(step, grid.size, y_hat.device)
-        mean, scale = head(features, grid, state.padded, indices).chunk(2, dim=1)
+        # of each image, since what shares out a batch cuts every tensor along it
+        padded, indices = (x if x is None else x.expand(y_hat.shape[0], *x.shape) for x in (state.padded, indices))
+        mean, scale = self.head[k](features, grid, padded, indices).chunk(2, dim=1)
         return mean, scale
 
     def _grid(self, x: Tensor) -> WindowGrid:
         """The windows of all heads, for an x of this height and width."""
-        return cast(ParameterHead, self.head[0]).grid(x.shape[2], x.shape[3])
+        return WindowGrid(x.shape[2], x.shape[3], self._window_size)
 
     def _channel_feature(self, step: int, y_hat: Tensor) -> Tensor:
         k = self.order.slice_index(step)

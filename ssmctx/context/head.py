@@ -41,10 +41,6 @@ class ParameterHead(nn.Sequential):
         self.window_size = _TILE if window_size is None else window_size
         self._attends = window_size is not None
 
-    def grid(self, height: int, width: int) -> WindowGrid:
-        """The windows that features of this size have to be cut into."""
-        return WindowGrid(height, width, self.window_size)
-
     def forward(  # type: ignore[override]  # a Sequential for the names of its weights
         self, features: Sequence[Tensor], grid: WindowGrid, padded: Tensor | None, indices: Tensor | None
     ) -> Tensor:
@@ -53,35 +49,34 @@ class ParameterHead(nn.Sequential):
         Args:
             features: each (batch, windows, window_size^2, channels of it), as `grid.split` cuts them, in the order of
                 the weights.
-            grid: of `self.grid`.
-            padded: boolean (windows, window_size^2), what `grid.padded` gives.
-            indices: int64 (n,), the positions wanted of each window, as row * window_size + column; None for all.
+            grid: the windows, of `window_size`.
+            padded: boolean (batch, windows, window_size^2), what `grid.padded` gives for each image.
+            indices: int64 (batch, n), the positions wanted of each window, as row * window_size + column, every row
+                the same; None for all.
 
         Returns:
             The parameters (batch, 2m, H, W); other positions than those wanted are zero.
         """
+        wanted = None if indices is None else indices[0]
         if torch.compiler.is_compiling():  # at once, so that one graph holds for any number of windows
-            return grid.join(self._at(torch.cat(list(features), dim=-1), padded, indices), indices)
+            return grid.join(self._at(torch.cat(list(features), dim=-1), padded, indices), wanted)
         batch, windows = features[0].shape[:2]
         step = max(1, _MOST_AT_ONCE // (batch * self.channels * self.window_size**2))
         parameters = []
         for first in range(0, windows, step):
             part = slice(first, first + step)
             tokens = torch.cat([feature[:, part] for feature in features], dim=-1)
-            parameters.append(self._at(tokens, None if padded is None else padded[part], indices))
-        return grid.join(torch.cat(parameters, dim=1), indices)
+            parameters.append(self._at(tokens, None if padded is None else padded[:, part], indices))
+        return grid.join(torch.cat(parameters, dim=1), wanted)
 
     def _at(self, tokens: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
         attention, *pointwise = self
         # whether there is attention is known from the start, for a wrapper hides its class; Identity takes it out
         if self._attends and type(attention) is not nn.Identity:
-            batch = tokens.shape[0]
-            padded = None if padded is None else padded.expand(batch, -1, -1)
-            rows = None if indices is None else indices.expand(batch, -1)
-            tokens = attention(tokens, windows=True, padded=padded, indices=rows)
+            tokens = attention(tokens, windows=True, padded=padded, indices=indices)
         else:
             tokens = attention(tokens)
-            tokens = tokens if indices is None else tokens.index_select(2, indices)
+            tokens = tokens if indices is None else tokens.index_select(2, indices[0])
         x = tokens.permute(0, 3, 1, 2)
         for layer in pointwise:
             x = layer(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -80,7 +80,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
             tail = math.log(2 / tail_mass - 1)
             self.register_buffer("target", torch.tensor([-tail, 0.0, tail], dtype=torch.float32))
             self.likelihood_lower_bound = LowerBound(_LEAST)
-            self.matrices, self.biases, self.factors = (nn.ParameterList() for _ in range(3))
+            self.matrices, self.biases, self.factors = _Weights(), _Weights(), _Weights()
             for inputs, outputs in pairwise(widths):
                 init = math.log(math.expm1(1 / scale / outputs))
                 self.matrices.append(nn.Parameter(torch.full((channels, outputs, inputs), init)))
@@ -89,12 +89,17 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
                     self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
             self.quantiles = nn.Parameter(torch.tensor([-init_scale, 0.0, init_scale]).repeat(channels, 1, 1))
 
-    def forward(self, z: Tensor, training: bool | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, z: Tensor | None = None, training: bool | None = None, extra: str | None = None
+    ) -> tuple[Tensor, ...]:
         """Quantise z and estimate its rate.
 
+        The other methods call the module too, since offloading and sharding hand out weights only during a call.
+
         Args:
-            z: values (batch, channels, *spatial).
+            z: values (batch, channels, *spatial); None for an empty batch.
             training: add uniform noise instead of rounding about the medians; default `self.training`.
+            extra: "likelihood", "medians" or "loss": what the method of this name gives, as a third result.
 
         Returns:
             z_hat and its likelihoods, both of z's shape, in float32 or wider.
@@ -102,13 +107,23 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         Raises:
             ShapeError: z is no (batch, channels, ...).
         """
+        z = self.quantiles.new_empty(0, self.channels) if z is None else z
         values = self._in_rows(z)
+        layers = self._layers(values.dtype)
         if self.training if training is None else training:
             rounded = values + (torch.rand_like(values) - 0.5)
         else:
             medians = self.quantiles[:, :, 1:2].to(values.dtype)
             rounded = torch.round(values - medians) + medians
-        return _from_rows(rounded, z), _from_rows(self._likelihoods(rounded), z)
+        coded = _from_rows(rounded, z), _from_rows(self._likelihoods(rounded, layers), z)
+        if extra is None:
+            return coded
+        extras: dict[str, Callable[[], Tensor]] = {
+            "likelihood": lambda: _from_rows(self._likelihoods(values, layers), z),
+            "medians": lambda: self.quantiles[:, 0, 1].detach().clone()[None, :, None, None],
+            "loss": lambda: self._loss(layers),
+        }
+        return *coded, extras[extra]()
 
     def likelihood(self, z: Tensor) -> Tensor:
         """Likelihoods of values as they are.
@@ -122,20 +137,18 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         Raises:
             ShapeError: z is no (batch, channels, ...).
         """
-        return _from_rows(self._likelihoods(self._in_rows(z)), z)
+        return self._extra("likelihood", z)
 
     def medians(self) -> Tensor:
         """Medians (1, channels, 1, 1), about which z is rounded; they learn through `loss` only."""
-        return self.quantiles[:, 0, 1].detach()[None, :, None, None]
+        return self._extra("medians")
 
     def loss(self) -> Tensor:
         """The auxiliary loss: how far the quantiles are from where they belong, in logits, summed over all.
 
         Only the quantiles learn from it.
         """
-        quantiles = self.quantiles.to(torch.promote_types(self.quantiles.dtype, torch.float32))
-        layers = [[tensor.detach() for tensor in layer] for layer in self._layers(quantiles.dtype)]
-        return (logits_cumulative(quantiles, layers) - self.target).abs().sum()
+        return self._extra("loss")
 
     @torch.no_grad()
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
@@ -150,11 +163,17 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
 
         Raises:
             NonFiniteError: weights or quantiles hold NaN or an infinity.
-            ArgumentError: quantiles so far apart that symbols would need more than 16 bits.
+            ArgumentError: quantiles so far apart that symbols would need more than 16 bits, or weights that are
+                offloaded or sharded.
         """
         if self._offset.numel() and not force:
             return False
-        prior = ExactPrior(*([p.double().cpu().numpy() for p in part] for part in self._parts()))
+        if any(p.is_meta or hasattr(p, "device_mesh") for p in self.parameters()):
+            raise ArgumentError(
+                "FactorizedPrior: update() needs all weights, and some are offloaded or sharded: call it before, or "
+                "load the whole state dict into a plain model"
+            )
+        prior = ExactPrior(*([p.cpu().numpy() for p in part(torch.float64)] for part in self._parts()))
         if update_quantiles:
             settled = torch.from_numpy(settled_quantiles(prior, self.target.tolist()))
             self.quantiles.copy_(settled[:, None])
@@ -181,17 +200,25 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
     def _make(self) -> CodingTables:
         return CodingTables(*(x.int().numpy() for x in (self._quantized_cdf, self._cdf_length, self._offset)))
 
-    def _parts(self) -> tuple[nn.ParameterList, nn.ParameterList, nn.ParameterList]:
+    def _parts(self) -> tuple[_Weights, _Weights, _Weights]:
         return self.matrices, self.biases, self.factors
 
     def _layers(self, dtype: torch.dtype) -> list[list[Tensor]]:
         """Matrix, bias and, except in the last one, factor of each layer."""
-        depth = len(self.filters) + 1
-        return [[part[k].to(dtype) for part in self._parts() if k < len(part)] for k in range(depth)]
+        parts = [part(dtype) for part in self._parts()]
+        return [[part[k] for part in parts if k < len(part)] for k in range(len(self.filters) + 1)]
 
-    def _likelihoods(self, values: Tensor) -> Tensor:
-        bounded: Tensor = self.likelihood_lower_bound(likelihoods(values, self._layers(values.dtype)))
+    def _likelihoods(self, values: Tensor, layers: Sequence[Sequence[Tensor]]) -> Tensor:
+        bounded: Tensor = self.likelihood_lower_bound(likelihoods(values, layers))
         return bounded
+
+    def _loss(self, layers: Sequence[Sequence[Tensor]]) -> Tensor:
+        fixed = [[tensor.detach() for tensor in layer] for layer in layers]
+        return (logits_cumulative(self.quantiles.to(layers[0][0].dtype), fixed) - self.target).abs().sum()
+
+    def _extra(self, name: str, z: Tensor | None = None) -> Tensor:
+        extra: Tensor = self(z, False, name)[2]
+        return extra
 
     def _in_rows(self, z: Tensor) -> Tensor:
         """z (batch, channels, *spatial) as (channels, 1, n), in float32 or wider."""
@@ -199,6 +226,15 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
             raise ShapeError(f"FactorizedPrior expects z (batch, {self.channels}, ...), got {tuple(z.shape)}")
         wide = torch.promote_types(torch.promote_types(z.dtype, self.quantiles.dtype), torch.float32)
         return z.to(wide).transpose(0, 1).contiguous().view(self.channels, 1, -1)
+
+
+class _Weights(nn.ParameterList):
+    """Weights of all layers, given out when it is called, so that hooks and wrappers of the list take effect."""
+
+    __call__ = nn.Module.__call__  # a ParameterList's refuses
+
+    def forward(self, dtype: torch.dtype) -> list[Tensor]:
+        return [p.to(dtype, copy=True) for p in self]  # copies: sharding takes the weights back after the call
 
 
 def _from_rows(rows: Tensor, z: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,10 +13,17 @@ from ssmctx.entropy.checksums import checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.factorized_prior import FactorizedPrior
 from ssmctx.entropy.streams import to_symbols
-from ssmctx.errors import ShapeError
+from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
 
 __all__ = ["CodedSide", "Hyperprior", "straight_through"]
+
+_METHODS = {
+    "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss"),
+    "context": ("order", "begin", "refine"),
+    "y_tables": ("tables", "store"),
+}
+"""What is asked of parts beside calling them; wrappers such as DataParallel hide it."""
 
 
 class CodedSide(NamedTuple):
@@ -58,6 +65,15 @@ class Hyperprior(nn.Module):
         self.h_a, self.h_s = h_a, h_s
         self.entropy_bottleneck = FactorizedPrior(hyper_channels)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        hidden = [method for method in _METHODS.get(name, ()) if not hasattr(value, method)]
+        if hidden:
+            raise ArgumentError(
+                f"{type(self).__name__}: {name} needs {', '.join(hidden)}, and {type(value).__name__} has none: wrap "
+                "the whole model or modules inside, or hand these on to what is wrapped"
+            )
+        super().__setattr__(name, value)
+
     def estimate_side(self, y: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
         """Side information and the likelihoods of z.
 
@@ -70,8 +86,7 @@ class Hyperprior(nn.Module):
         """
         z = self._analyse(y, gain)
         with stage("entropy_bottleneck"):
-            _, likelihoods = self.entropy_bottleneck(z)
-            medians = self.entropy_bottleneck.medians()
+            _, likelihoods, medians = self.entropy_bottleneck(z, None, "medians")
         rounded = straight_through(z - medians) if self.training else torch.round(z - medians)
         return self._synthesise(rounded, medians, gain, y.shape[2:]), likelihoods
 
