@@ -43,6 +43,9 @@ TESTS: dict[str, tuple[str, ...]] = {
     "entropy/steps.py": ("test_round_trip.py", "test_released_context.py"),
     "entropy/streams.py": ("test_round_trip.py", "test_guard.py"),
     "entropy/guard.py": ("test_guard.py::test_golden_bytes", "test_guard.py", "test_bitstream.py"),
+    "entropy/checksums.py": ("test_bitstream.py", "test_guard.py", "test_round_trip.py"),
+    "entropy/factorized_prior.py": ("test_factorized_prior.py",),
+    "entropy/factorized_tables.py": ("test_factorized_tables.py",),
     "distributions/scales.py": ("test_distributions.py", "test_guard.py"),
     "distributions/base.py": ("test_distributions.py", "test_rate.py"),
     "distributions/build.py": ("test_distributions.py",),
@@ -52,6 +55,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "entropy/rice.py": ("test_guard.py::test_golden_bytes", "test_guard.py"),
     "entropy/varint.py": ("test_bitstream.py", "test_guard.py"),
     "entropy/bitstream.py": ("test_bitstream.py", "test_fuzz.py"),
+    "codec/fingerprint.py": ("test_state_dict.py", "test_image_codec.py"),
 }
 """The quick tests that concern each file of the coding core, those most likely to notice first."""
 
