@@ -79,15 +79,8 @@ def test_an_offloaded_model_codes_as_before(offload, tmp_path):
     assert torch.equal(*likelihood)
 
 
-def contexts_under(wrapper: str) -> list:
-    """All contexts; `CarriedStateContext.begin` reads weights outside a call, which these wrappers do not hand out."""
-    begins = pytest.mark.xfail(reason="CarriedStateContext.begin reads its spread outside a call", strict=True)
-    fails = wrapper in ("offload", "FSDP2, each")
-    return [pytest.param(n, marks=begins if fails and n == "carried-state" else ()) for n in registry.contexts.names()]
-
-
 @torch.no_grad()
-@pytest.mark.parametrize("name", contexts_under("offload"))
+@pytest.mark.parametrize("name", registry.contexts.names())
 def test_every_context_works_offloaded(name):
     plain, y = model(name), latent(1, M, 3, 5)
     offloaded = accelerate().cpu_offload(copy.deepcopy(plain), execution_device="cpu")
@@ -141,11 +134,7 @@ def check_training(module: nn.Module, wrap, x: torch.Tensor) -> None:
 @pytest.mark.usefixtures("_one_process")
 @pytest.mark.parametrize(
     ("name", "wrap"),
-    [
-        pytest.param(*n.values, WRAPPERS[w], id=f"{n.values[0]}-{w}", marks=n.marks)
-        for w in WRAPPERS
-        for n in contexts_under(w)
-    ],
+    [pytest.param(n, WRAPPERS[w], id=f"{n}-{w}") for w in WRAPPERS for n in registry.contexts.names()],
 )
 def test_wrapped_models_train_as_before(name, wrap):
     check_training(model(name), wrap, latent(2, M, 3, 5))

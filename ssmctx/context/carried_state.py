@@ -47,39 +47,42 @@ class CarriedState:
     """What is known before a coding step.
 
     Attributes:
-        features: the carried feature map, (batch, H, W, dim).
-        step: the step that it is for; all earlier ones have been added.
+        features: the carried feature map, (batch, H, W, dim); None before the first step.
+        taken: groups of steps that have been added to it.
     """
 
-    features: Tensor
-    step: int
+    features: Tensor | None
+    taken: int
 
 
 class Mix(nn.Module):
-    r"""$x + W_2\,\mathrm{ReLU}(W_1\,\mathrm{LN}(\mathrm{DWConv}(x)))$ of x (batch, H, W, dim), channels last."""
+    r"""$x + W_2\,\mathrm{ReLU}(W_1\,\mathrm{LN}(\mathrm{DWConv}(x)))$ of x (batch, H, W, dim)."""
 
-    def __init__(self, dim: int, kernel: int = 3) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(dim, dim, kernel, padding=kernel // 2, groups=dim)
-        self.norm = nn.LayerNorm(dim)
-        self.mlp = nn.Sequential(nn.Linear(dim, 2 * dim), nn.ReLU(), _scaled(nn.Linear(2 * dim, dim), 0.3))
+        self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.update = _update(dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """x with its surroundings mixed in."""
-        update: Tensor = self.mlp(self.norm(_channels_last(self.conv, x)))
+        update: Tensor = self.update(_channels_last(self.conv(x.permute(0, 3, 1, 2))))
         return x + update
 
 
 class CarriedStateContext(ContextModel):
-    r"""Predicts each step from a feature map that is carried through the steps.
+    r"""Predicts each slice from a feature map that is carried from slice to slice.
 
     $$ \psi_0 = \mathrm{Mix}(\mathrm{init}(\mathrm{side})), \quad
-    (\mu, \log\sigma)_t = \mathrm{side} + \mathrm{head}_t(\psi_t), \quad
-    \psi_{t+1} = \mathrm{Mix}_t(\psi_t + \mathrm{Conv}_t([\hat y_t / s,\; 1_t])) $$
+    \psi_{k+1} = \mathrm{Mix}_k(\psi_k + \mathrm{Conv}_k([\hat y_k / s,\; 1_k])) $$
+    $$ (\mu, \log\sigma)_t = \mathrm{side} + \mathrm{head}_t(\phi_t), \quad
+    \phi_t = \psi_k \;\text{or, in a later pass,}\;
+    \phi_t = u + \mathrm{MLP}_t(u), \; u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; 1_{<t}]) $$
 
-    y_hat_t is what step t coded, zero elsewhere, 1_t says where, and s is a learned spread of each channel. Heads run
-    only at the positions that their step codes, and nothing that was added is added again, so a step costs what it
-    codes. Each step has weights of its own. There is neither attention nor a scan.
+    y_hat_k is slice k, 1_k says where it is coded, y_hat_{k,<t} and 1_{<t} are what earlier passes coded of it, and s
+    is a learned spread of each channel. Heads and later passes run only at the positions that their step codes, and
+    what was added once is not added again: a step costs what it codes. Each step has weights of its own. There is
+    neither attention nor a scan. Where an order codes one pass of all slices before the next, every step counts as a
+    slice.
 
     Args:
         M: channels of the latent.
@@ -96,7 +99,7 @@ class CarriedStateContext(ContextModel):
 
     Source:
         The progressive fusion of entropy parameters in HPCM (Li et al., 2025); slices that grow as in ELIC (He et al.,
-        2022). The update, the heads and the spread are ours.
+        2022). The updates, the heads and the spread are ours.
 
     Examples:
         >>> import torch
@@ -111,60 +114,83 @@ class CarriedStateContext(ContextModel):
         self,
         M: int = 320,
         num_slices: int | None = None,
-        dim: int = 96,
+        dim: int = 128,
         order: CodingOrder | None = None,
         spread: Sequence[float] | None = None,
     ) -> None:
         check_positive("CarriedStateContext", M=M, dim=dim)
         spreads = _spreads(M, spread)
         super().__init__(_order(M, num_slices, order, spreads))
-        widths = [self.order.slices[self.order.slice_index(step)] for step in range(self.order.num_steps)]
+        order = self.order
+        widths = [order.slices[order.slice_index(step)] for step in range(order.num_steps)]
+        # what is carried grows by groups of steps: a slice at once, or step by step where its passes lie apart
+        self._group_size = 1 if order.passes_outer else order.passes
         self.log_spread = nn.Parameter(spreads.log())
         self.init = nn.Sequential(nn.Linear(2 * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
-        self.added = nn.ModuleList(nn.Conv2d(width + 1, dim, 5, padding=2) for width in widths[:-1])
-        self.mix = nn.ModuleList(Mix(dim) for _ in widths[:-1])
+        carried = widths[:: self._group_size][:-1]
+        self.added = nn.ModuleList(nn.Conv2d(width + 1, dim, 3, padding=1) for width in carried)
+        self.mix = nn.ModuleList(Mix(dim) for _ in carried)
+        later = {str(step): widths[step] for step in range(order.num_steps) if step % self._group_size}
+        self.added_later = nn.ModuleDict(
+            {step: nn.Conv2d(width + 1, dim, 3, padding=1) for step, width in later.items()}
+        )
+        self.update_later = nn.ModuleDict({step: _update(dim) for step in later})
         self.head = nn.ModuleList(  # which begin at zero: the hyperprior alone
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), _scaled(nn.Linear(dim, 2 * width), 0.0))
             for width in widths
         )
 
     def begin(self, side: Tensor) -> CarriedState:
-        """The feature map before the first step; see `ContextModel.begin`."""
-        mean, log_scale = side.chunk(2, dim=1)
-        inputs = torch.cat([mean / self._spread(), log_scale], dim=1)
-        return CarriedState(self.init(inputs.permute(0, 2, 3, 1)), 0)
+        """Nothing yet: the first step makes the feature map; see `ContextModel.begin`."""
+        return CarriedState(None, 0)
 
     def forward(
         self, step: int, y_hat: Tensor, side: Tensor, state: CarriedState | None = None
     ) -> tuple[Tensor, Tensor]:
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
-        channels = self.order.channels(step)
-        state = self.begin(side) if state is None else state
-        while state.step < step:
-            state.features = self._after(state.step, y_hat, state.features)
-            state.step += 1
+        channels, spread = self.order.channels(step), self.log_spread.exp()[:, None, None]
+        features = self._features(step, y_hat / spread, side, spread, self.begin(side) if state is None else state)
         size = (y_hat.shape[2], y_hat.shape[3])
         indices = self.order.positions(step, size, "cpu").flatten().nonzero().flatten().to(y_hat.device)
-        change = self.head[step](state.features.flatten(1, 2).index_select(1, indices))
+        tokens = features.flatten(1, 2).index_select(1, indices)
+        if step % self._group_size:
+            tokens = tokens + self.update_later[str(step)](tokens)
+        change = self.head[step](tokens)
         whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
         mean, log_scale = whole.mT.unflatten(2, size).chunk(2, dim=1)
         base, base_log_scale = (half[:, channels] for half in side.chunk(2, dim=1))
         log_scale = (base_log_scale + log_scale).clamp(max=_MOST_LOG_SCALE)
-        return base + mean * self._spread()[channels], log_scale.exp()
+        return base + mean * spread[channels], log_scale.exp()
 
-    def _after(self, step: int, y_hat: Tensor, features: Tensor) -> Tensor:
-        """The feature map with what a step coded added to it."""
-        channels = self.order.channels(step)
-        positions = self.order.positions(step, (y_hat.shape[2], y_hat.shape[3]), y_hat.device)
-        coded = y_hat[:, channels].where(positions, 0) / self._spread()[channels]
-        where = positions.to(coded.dtype).expand(len(coded), 1, -1, -1)
-        added = self.added[step](torch.cat([coded, where], dim=1))
-        after: Tensor = self.mix[step](features + added.permute(0, 2, 3, 1))
-        return after
+    def _features(self, step: int, y_hat: Tensor, side: Tensor, spread: Tensor, state: CarriedState) -> Tensor:
+        """What `step` sees, (batch, H, W, dim), with y_hat in units of the spread; keeps what is carried in `state`."""
+        if state.features is None:
+            mean, log_scale = side.chunk(2, dim=1)
+            state.features = self.init(_channels_last(torch.cat([mean / spread, log_scale], dim=1)))
+        while state.taken < step // self._group_size:
+            first = state.taken * self._group_size
+            group = range(first, first + self._group_size)
+            features = state.features + _channels_last(self.added[state.taken](self._coded(group, y_hat)))
+            state.features, state.taken = self.mix[state.taken](features), state.taken + 1
+        if step % self._group_size == 0:
+            return state.features
+        earlier = range(step - step % self._group_size, step)
+        return state.features + _channels_last(self.added_later[str(step)](self._coded(earlier, y_hat)))
 
-    def _spread(self) -> Tensor:
-        return self.log_spread.exp()[:, None, None]
+    def _coded(self, steps: range, y_hat: Tensor) -> Tensor:
+        """What some steps of one slice coded, zero elsewhere, and in one channel more where, (batch, m + 1, H, W)."""
+        size = (y_hat.shape[2], y_hat.shape[3])
+        positions = torch.zeros(size, dtype=torch.bool, device=y_hat.device)
+        for step in steps:
+            positions = positions | self.order.positions(step, size, y_hat.device)
+        coded = y_hat[:, self.order.channels(steps[0])].where(positions, 0)
+        return torch.cat([coded, positions.to(coded.dtype).expand(len(coded), 1, -1, -1)], dim=1)
+
+
+def _update(dim: int) -> nn.Sequential:
+    """LayerNorm and a perceptron of twice the width, with small outputs at first."""
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), _scaled(nn.Linear(2 * dim, dim), 0.3))
 
 
 @torch.no_grad()
@@ -175,10 +201,9 @@ def _scaled(layer: nn.Linear, factor: float) -> nn.Linear:
     return layer
 
 
-def _channels_last(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer for (batch, dim, H, W), of x (batch, H, W, dim)."""
-    y: Tensor = layer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return y
+def _channels_last(x: Tensor) -> Tensor:
+    """(batch, dim, H, W) as (batch, H, W, dim)."""
+    return x.permute(0, 2, 3, 1)
 
 
 def _spreads(M: int, spread: Sequence[float] | None) -> Tensor:
