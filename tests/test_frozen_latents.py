@@ -18,6 +18,8 @@ from frozen.train import Plan, make_context, make_model, read_run, train
 from PIL import Image
 from torch import nn
 
+from ssmctx import registry
+from ssmctx.context.hyper_only import HyperOnlyContext
 from ssmctx.distributions import Laplace
 from ssmctx.entropy.rans import RansCoder
 from ssmctx.errors import ArgumentError, CheckpointError, UnknownNameError
@@ -42,12 +44,6 @@ def other_codec() -> nn.Module:
 
 def no_codec() -> nn.Module:
     return nn.Linear(1, 1)
-
-
-def blind() -> nn.Module:
-    from ssmctx.context.variants import no_context
-
-    return no_context(5)
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +169,12 @@ def test_contexts_are_made_by_name_with_keywords(latents):
         make_context("nonsense", latents)
     with pytest.raises(ArgumentError, match="takes no dim"):
         make_context("none:dim=8", latents)
+
+
+def test_a_context_for_another_number_of_channels_is_refused(latents, monkeypatch):
+    monkeypatch.setattr(registry.contexts, "create", lambda name, M, **given: HyperOnlyContext(5))
+    with pytest.raises(ArgumentError, match="none is made for 5 channels, the latents have 6"):
+        make_context("none", latents)
 
 
 def test_the_command_trains_rates_resumes_and_tells(folder, latents, tmp_path, monkeypatch, capsys):
