@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ssmctx.errors import BackendUnavailableError, ShapeError
 from ssmctx.scan.backend import Backend, load, resolve
@@ -86,10 +87,14 @@ def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor
     return backend.differentiable
 
 
-@torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
-def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
     backend = _backend(arguments)
     return backend.forward(*_inputs(backend, arguments))
+
+
+@torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
+def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _run(*arguments)
 
 
 @torch.library.custom_op(
@@ -203,8 +208,29 @@ def scan(
     tensors = [x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0)]
     dt_weight = None if dt_weight is None else dt_weight.to(work)
     arguments = [*tensors, " ".join(directions), softplus, backend, dt_weight]
-    if not torch.compiler.is_compiling() and (run := _torch_code(arguments)):
-        with torch.autocast(u.device.type, enabled=False):
-            return run(_multiplied(arguments))
+    if not torch.compiler.is_compiling():
+        if run := _torch_code(arguments):
+            with torch.autocast(u.device.type, enabled=False):
+                return run(_multiplied(arguments))
+        if _nobody_listens(x for x in arguments if isinstance(x, Tensor)):
+            with torch.no_grad(), torch.autocast(u.device.type, enabled=False):
+                return _run(*(x.detach() if isinstance(x, Tensor) else x for x in arguments))
     v, last = _scan(*arguments)
     return v, last
+
+
+def _nobody_listens(tensors: Iterable[Tensor]) -> bool:
+    """Whether torch's dispatcher has nothing to do for a scan: no gradient, trace, dispatch mode or tensor subclass.
+
+    Then the backend is called at once. The dispatcher of operators made in Python imports `torch._dynamo` when it first
+    runs one, which takes as long as all the rest of a small image.
+    """
+    grad = torch.is_grad_enabled()
+    return (
+        not torch._C._len_torch_dispatch_stack()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and all(
+            type(x) in (Tensor, Parameter) and x.device.type in ("cpu", "cuda") and not (grad and x.requires_grad)
+            for x in tensors
+        )
+    )
