@@ -131,25 +131,28 @@ class Seen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@torch.no_grad()
-def test_a_dispatch_mode_sees_the_operator_and_gets_the_same_bits():
+def test_a_dispatch_mode_sees_the_operators_and_gets_the_same_bits():
     values = public(arguments(0, dtype=torch.float32))
-    alone = cross_selective_scan(**values)
+
+    def results():
+        v = cross_selective_scan(**values)
+        return v, *torch.autograd.grad(v.square().sum(), list(values.values()))
+
+    alone = results()
     with Seen() as seen:
-        watched = cross_selective_scan(**values)
-    assert "ssmctx::scan" in seen.names
-    assert torch.equal(alone, watched)
+        watched = results()
+    assert {"ssmctx::scan", "ssmctx::scan_backward"} <= set(seen.names)
+    assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
 
 
-def test_without_gradients_the_dispatcher_is_left_out():
+def test_plain_tensors_leave_the_dispatcher_out():
     """Its first call of an operator made in Python imports torch._dynamo: more than a second of a command's start."""
     code = """
 import sys, torch
 from ssmctx import VSSBlock
 with torch.inference_mode():
     VSSBlock(4, d_state=2)(torch.randn(1, 4, 3, 5))
-with torch.no_grad():
-    VSSBlock(4, d_state=2)(torch.randn(1, 4, 3, 5))
+VSSBlock(4, d_state=2)(torch.randn(1, 4, 3, 5)).sum().backward()
 sys.exit("torch._dynamo" in sys.modules)
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
