@@ -82,6 +82,8 @@ def load_model(path: str | Path, device: str = "cpu") -> MambaIC:
         raise CheckpointError(f"{path} cannot be used here: {error}") from None
     load_weights(model, content)
     model.update()
+    if content["training"].get("metric", "mse") == "mse":
+        model.lmbda = content["training"].get("lmbda")
     return model.eval().to(device)
 
 
