@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 """Is told how many steps are done, and of how many."""
 
 _TILE, _HALO = 1024, 128  # pixels: sides of what is moved at once, and what is looked at around it
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8
+_BETAS, _EPSILON = (0.8, 0.99), 1e-8  # of Adam; shorter memories than usual, for few steps
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,11 @@ class Recipe:
         return self.rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * t))), slope
 
 
-EFFORTS: tuple[Recipe | None, ...] = (None, *(Recipe(steps) for steps in (3, 6, 10, 14, 20, 28, 40, 60, 100)))
+EFFORTS: tuple[Recipe | None, ...] = (
+    None,
+    Recipe(3, rate=0.15),
+    *(Recipe(steps) for steps in (6, 10, 14, 20, 28, 40, 60, 100)),
+)
 """The recipes of efforts 0 to 9."""
 
 
