@@ -136,6 +136,7 @@ def search(at: Callable[[float], Coded], wish: Wish, ends: tuple[float, float]) 
             best, least = coded, excess
         if 0 <= excess <= _NEAR[kind]:
             break
+        before = below or above
         if reached < aim:
             below = position, reached
         else:
@@ -144,7 +145,9 @@ def search(at: Callable[[float], Coded], wish: Wish, ends: tuple[float, float]) 
             part = (aim - below[1]) / max(above[1] - below[1], 1e-9)
             following = below[0] + min(max(part, 0.1), 0.9) * (above[0] - below[0])
         else:
-            following = min(max(position + 1.3 * (aim - reached) / _SLOPE[kind], ends[0]), ends[1])
+            rise = (reached - before[1]) / (position - before[0]) if before else _SLOPE[kind]
+            step = 1.3 * (aim - reached) / max(rise, 0.1 * _SLOPE[kind])
+            following = min(max(position + step, ends[0]), ends[1])
         if abs(following - position) < 1 / QUALITY_UNITS:
             break
         position = following

@@ -124,12 +124,14 @@ class ImageEvaluator:
     def __call__(self, item: tuple[Point, Path]) -> Row:
         """Figures of (point, image)."""
         point, path = item
-        if self._loaded is None or self._loaded[0] != point.checkpoint:
+        fresh = self._loaded is None or self._loaded[0] != point.checkpoint
+        if fresh:
             self._loaded = point.checkpoint, load_model(point.checkpoint, self.device)
-            with stopwatch(self._loaded[1]) as watch:  # kernels are compiled on first use
-                _code(self._loaded[1], torch.zeros(3, *_WARM_UP, dtype=torch.uint8), watch, None, self.effort)
         codec, pixels = self._loaded[1], read_scaled(path, self.scale)
         own_quality = None if point.quality is None else on_dial(codec, point.quality)
+        if fresh:
+            with stopwatch(codec) as watch:  # kernels are compiled on first use
+                _code(codec, torch.zeros(3, *_WARM_UP, dtype=torch.uint8), watch, own_quality, self.effort)
         with stopwatch(codec) as watch:
             coded = _code(codec, pixels, watch, own_quality, self.effort)
         estimated = None if self.effort else _estimated_bits(codec, pixels, own_quality) / pixels[0].numel()
