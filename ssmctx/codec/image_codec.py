@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssmctx.codec.fingerprint import decoder_fingerprint, old_fingerprint
+from ssmctx.codec.fingerprint import check_same, decoder_fingerprint, old_fingerprint
 from ssmctx.codec.pixels import Image, as_pixels
 from ssmctx.codec.refine import Progress, lambda_at, recipe_of, refine
 from ssmctx.codec.rounding import Estimate, estimate_latent
@@ -20,7 +20,7 @@ from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import QUALITY_UNITS, Quality
 from ssmctx.entropy.hyperprior import Rounding
 from ssmctx.entropy.numerics import coding_numerics, scan_backend
-from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError, ShapeError
+from ssmctx.errors import ArgumentError, CorruptStreamError, ShapeError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.stages import stage
 
@@ -285,12 +285,12 @@ class ImageCodec(nn.Module):
     def check_file(self, coded: CodedImage) -> None:
         """Raise ModelMismatchError unless this codec decodes a file."""
         if coded.version >= 4:
-            _check_same(coded.fingerprint, decoder_fingerprint(self), "model", "use its checkpoint")
+            check_same(coded.fingerprint, decoder_fingerprint(self), "model", "use its checkpoint")
             return
-        _check_same(coded.fingerprint, old_fingerprint(self), "model", "use its checkpoint")
+        check_same(coded.fingerprint, old_fingerprint(self), "model", "use its checkpoint")
         own_coding = getattr(self.latent_codec, "coding_fingerprint", None)
         if coded.coding is not None and own_coding is not None:
-            _check_same(coded.coding, own_coding(), "coder and tables", "make the model with the same coder")
+            check_same(coded.coding, own_coding(), "coder and tables", "make the model with the same coder")
 
     def _coded(
         self, image: Image, quality: float | None, effort: int, lmbda: float | None, progress: Progress | None
@@ -398,10 +398,3 @@ class ImageCodec(nn.Module):
         """Sizes of y and z where they follow from the image's; a file then need not say them."""
         y = (-(-height // self.stride), -(-width // self.stride))
         return {"y": y, "hyper": (-(-y[0] // _HYPER_STRIDE), -(-y[1] // _HYPER_STRIDE))}
-
-
-def _check_same(written: bytes, own: bytes, what: str, cure: str) -> None:
-    if written != own:
-        raise ModelMismatchError(
-            f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}"
-        )

@@ -24,8 +24,10 @@ def load(name: str, device: torch.device | str = "cpu") -> ImageCodec:
         UnknownNameError: no such codec; the message lists those that are installed.
         CheckpointError: its file is damaged.
 
-    Example:
-        `codec = ssmctx.load("tiny")`, then `codec.decode(codec.encode(image, effort=3))`.
+    Examples:
+        >>> import ssmctx
+        >>> codec = ssmctx.load("tiny")  # doctest: +SKIP
+        >>> decoded = codec.decode(codec.encode(image, effort=3))  # doctest: +SKIP
     """
     codec: ImageCodec = codecs.create(name, device=device)
     return codec
