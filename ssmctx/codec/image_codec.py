@@ -300,6 +300,7 @@ class ImageCodec(nn.Module):
         _, height, width = pixels.shape
         if recipe is None and lmbda is not None:
             raise ArgumentError(f"lmbda is what an effort above 0 refines for, got lmbda={lmbda} with effort=0")
+        decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
         weight = next(self.parameters())
         x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
         with torch.no_grad():
@@ -319,11 +320,10 @@ class ImageCodec(nn.Module):
 
     def _coded_latent(self, y: Tensor, pixels: Tensor, quality: float | None) -> tuple[CodedImage, Tensor | None]:
         _, height, width = pixels.shape
-        fingerprint = decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
         out = self._compress_latent(y, quality)
         shape = {name: value for name, value in named_shape(out["shape"]).items() if name != "quality"}
         coded = CodedImage(
-            fingerprint,
+            decoder_fingerprint(self),
             width,
             height,
             tuple(split_streams(out["strings"])),
