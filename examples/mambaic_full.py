@@ -6,91 +6,17 @@ python examples/mambaic_full.py eval --data kodak/ --checkpoint tiny.pt --json k
 python examples/mambaic_full.py plot kodak.json --out rd.png
 python examples/mambaic_full.py bdrate mambaic elic --anchor vtm
 python examples/mambaic_full.py explain photo.png --checkpoint tiny.pt
-python examples/mambaic_full.py compress photo.png photo.sic --checkpoint tiny.pt
-python examples/mambaic_full.py decompress photo.sic photo.png --checkpoint tiny.pt
+python examples/mambaic_full.py compress photo.png photo.sic --effort 3
+python examples/mambaic_full.py decompress photo.sic photo.png
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import signal
 import sys
 
-from mambaic.commands import (
-    ablate,
-    bdrate,
-    classical,
-    compress,
-    decompress,
-    demo,
-    evaluate,
-    explain,
-    latency,
-    plot,
-    plot_sizes,
-    train,
-)
+from mambaic.__main__ import main
 
-os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
-
-COMMANDS = (
-    train,
-    evaluate,
-    compress,
-    decompress,
-    demo,
-    classical,
-    bdrate,
-    plot,
-    plot_sizes,
-    latency,
-    ablate,
-    explain,
-)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run one sub-command; returns the exit code: 0, 2 after a one-line error, or 128 and the signal that ended it."""
-    for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict":  # a name that cannot be shown must not end what is done
-            stream.reconfigure(errors="backslashreplace")
-    options = vars(_parser().parse_args(arguments))
-    run = options.pop("run")
-    from ssmctx.errors import SsmctxError
-
-    try:
-        run(argparse.Namespace(**options))
-    except SsmctxError as error:
-        print(f"mambaic: {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"mambaic: {type(error).__name__}: {error}: check the path, its rights and the disk", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        print(f"mambaic: {str(stop) or 'stopped; the last checkpoint is whole'}", file=sys.stderr)
-        return 128 + getattr(stop, "signal", signal.SIGINT)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="mambaic_full.py", description=__doc__, formatter_class=formatter)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        sub = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP, formatter_class=_Help)
-        command.arguments(sub)
-        sub.set_defaults(run=command.run)
-    return parser
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Shows the defaults that there are, and leaves the lines of examples as they are."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        plain = action.default is None or action.default is False
-        return action.help if plain else super()._get_help_string(action)
-
+__all__ = ["main"]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog="mambaic_full.py"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ssmctx import registry as _registry
 
 if TYPE_CHECKING:
-    from ssmctx.codec import ImageCodec
+    from ssmctx.codec import ImageCodec, load
     from ssmctx.context import CarriedStateContext, ChannelSpatialContext, CodingOrder, ContextModel
     from ssmctx.entropy.model import MambaICEntropyModel
     from ssmctx.layers import VSSBlock, WindowLocalAttention
@@ -28,6 +28,7 @@ __all__ = [
     "WindowLocalAttention",
     "__version__",
     "backends",
+    "load",
     "profile",
 ]
 
@@ -42,6 +43,7 @@ _HOMES = {
     "VSSBlock": "ssmctx.layers",
     "WindowLocalAttention": "ssmctx.layers",
     "backends": "ssmctx.scan",
+    "load": "ssmctx.codec",
     "profile": "ssmctx.profile",
 }
 

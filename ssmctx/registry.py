@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast, overload
 
 from ssmctx.errors import ArgumentError, DuplicateNameError, UnknownNameError
 
-__all__ = ["Registry", "blocks", "coders", "contexts", "distributions", "entropy_models", "scan_backends"]
+__all__ = ["Registry", "blocks", "codecs", "coders", "contexts", "distributions", "entropy_models", "scan_backends"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -153,6 +153,9 @@ blocks: Registry[Any] = Registry("block")
 
 coders: Registry[Any] = Registry("coder")
 """Entropy coders, `ssmctx.entropy.coders.Coder`; made without arguments."""
+
+codecs: Registry[Any] = Registry("codec")
+"""Trained codecs, `ssmctx.ImageCodec`, ready to code; made with `device`. `ssmctx.load` takes them from here."""
 
 contexts: Registry[Any] = Registry("context")
 """Context models, `ssmctx.ContextModel`; made with `M`."""

@@ -10,8 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mambaic.checkpoint import load_model
-from mambaic.demo import CHECKPOINT
+from mambaic.bundled import load_bundled
 from mambaic.images import read_image
 
 from ssmctx.codec.fingerprint import old_fingerprint
@@ -101,7 +100,7 @@ def test_versions_2_and_3_are_read(version):
 
 @pytest.fixture(scope="module")
 def codec():
-    return load_model(CHECKPOINT)
+    return load_bundled("tiny")
 
 
 @pytest.mark.parametrize("version", [1, 2, 3])

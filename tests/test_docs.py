@@ -33,7 +33,7 @@ def compiled(page: Path, line: int, code: str):
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch):
     """What pages register, and how they log, ends with their test."""
-    for kind in ("blocks", "coders", "contexts", "distributions", "entropy_models", "scan_backends"):
+    for kind in ("blocks", "coders", "codecs", "contexts", "distributions", "entropy_models", "scan_backends"):
         of_kind = getattr(registry, kind)
         monkeypatch.setattr(of_kind, "_targets", dict(of_kind._targets))
     ours, root = logging.getLogger("ssmctx"), logging.getLogger()
@@ -86,12 +86,12 @@ def test_the_targets_of_make_exist():
 
 
 def test_the_commands_of_the_example_parse():
-    import mambaic_full
+    from mambaic.__main__ import _parser
 
     lines = [line.partition("mambaic_full.py ")[2].split() for line in commands() if "mambaic_full.py " in line]
     assert lines
     for line in lines:
-        mambaic_full._parser().parse_args(line)
+        _parser("mambaic_full.py").parse_args(line)
 
 
 def test_the_programs_that_are_named_exist():

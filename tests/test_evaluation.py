@@ -17,7 +17,7 @@ from mambaic import classical, results
 from mambaic.checkpoint import load_model
 from mambaic.curves import decibels, read_curve
 from mambaic.errors import DataError, EvaluationError
-from mambaic.evaluate import ImageEvaluator, evaluate
+from mambaic.evaluate import ImageEvaluator, Point, evaluate
 from mambaic.images import read_image, read_scaled
 from mambaic.measure import quality
 from mambaic.parallel import for_each
@@ -147,7 +147,7 @@ def test_a_file_that_decodes_to_other_pixels_ends_the_evaluation(checkpoints, ph
     decode = ImageCodec.decode
     monkeypatch.setattr(ImageCodec, "decode", lambda *a: decode(*a) ^ 1)
     with pytest.raises(StreamError, match="did not decode to the encoder's reconstruction"):
-        ImageEvaluator(photos, "cpu", 1.0)((checkpoints[0], photos / "1.png"))
+        ImageEvaluator(photos, "cpu", 1.0)((Point(checkpoints[0]), photos / "1.png"))
 
 
 # --- several processes

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from test_scan import FAST, arguments, assert_close, public
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError
@@ -113,6 +114,48 @@ def test_the_operator_refuses_shapes_that_its_kernels_would_overrun(name):
     values[name] = values[name][:1]
     with pytest.raises(ShapeError, match=rf"the scan operator's {name} must be \(.*\) for u \(2, 3, 4, 5\), got \(1, "):
         torch.ops.ssmctx.scan(*values.values(), "row column row-reversed column-reversed", True, "cpu", None)
+
+
+# --- without the dispatcher
+
+
+class Seen(TorchDispatchMode):
+    """The names of the operators that torch dispatches."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_dispatch_mode_sees_the_operators_and_gets_the_same_bits():
+    values = public(arguments(0, dtype=torch.float32))
+
+    def results():
+        v = cross_selective_scan(**values)
+        return v, *torch.autograd.grad(v.square().sum(), list(values.values()))
+
+    alone = results()
+    with Seen() as seen:
+        watched = results()
+    assert {"ssmctx::scan", "ssmctx::scan_backward"} <= set(seen.names)
+    assert all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True))
+
+
+def test_plain_tensors_leave_the_dispatcher_out():
+    """Its first call of an operator made in Python imports torch._dynamo: more than a second of a command's start."""
+    code = """
+import sys, torch
+from ssmctx import VSSBlock
+with torch.inference_mode():
+    VSSBlock(4, d_state=2)(torch.randn(1, 4, 3, 5))
+VSSBlock(4, d_state=2)(torch.randn(1, 4, 3, 5)).sum().backward()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 # --- torch.func and second derivatives

@@ -3,8 +3,8 @@
     python tools/check_package.py
 
 The environment borrows the dependencies of the one that runs this, so that nothing is downloaded. It fails unless the
-wheel holds the package alone, the sdist what its tests need, installing it leaves torch as it is, a smoke test passes,
-and a strict type checker sees the types.
+wheel holds the package and its example alone, the sdist what its tests need, installing it leaves torch as it is, a
+smoke test passes, and a strict type checker sees the types.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def build(into: Path) -> tuple[Path, Path]:
 
 
 def check_contents(wheel: Path, sdist: Path) -> None:
-    """The wheel holds the package and nothing else, the sdist everything that its tests need."""
+    """The wheel holds the package and the example and nothing else, the sdist everything that its tests need."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    foreign = {name for name in names if not name.startswith(("ssmctx/", "ssmctx-"))}
+    foreign = {name for name in names if not name.startswith(("ssmctx/", "ssmctx-", "mambaic/"))}
     if foreign or "ssmctx/py.typed" not in names:
-        raise SystemExit(f"the wheel must hold ssmctx and py.typed, and nothing else; it has {sorted(foreign)}")
+        raise SystemExit(f"the wheel must hold ssmctx, mambaic and py.typed, nothing else; it has {sorted(foreign)}")
     with tarfile.open(sdist) as archive:
         members = {name.partition("/")[2] for name in archive.getnames()}
     missing = [name for name in IN_SDIST if name not in members]

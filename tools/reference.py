@@ -92,7 +92,7 @@ def registered(package: griffe.Object, module: str, name: str) -> str:
     for key, made_by in re.findall(rf'^_registry\.{name}\.register\("(.+)", "(.+)"\)$', MAIN_API, flags=re.M):
         path = made_by.replace(":", ".")
         rows.append(f"| `{key}` | {summary(package, path)} | `{path}` |")
-    return "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n" if len(rows) > 2 else ""  # what entry points put there, this file does not see
 
 
 def summary(package: griffe.Object, path: str) -> str:

@@ -82,7 +82,19 @@ def load_model(path: str | Path, device: str = "cpu") -> MambaIC:
         raise CheckpointError(f"{path} cannot be used here: {error}") from None
     load_weights(model, content)
     model.update()
+    model.lmbda = _lambdas(model, content["training"])
     return model.eval().to(device)
+
+
+def _lambdas(model: MambaIC, training: dict[str, Any]) -> float | list[float] | None:
+    """What `ImageCodec.lmbda` takes; None where the model was trained for another distortion than MSE."""
+    if training.get("metric", "mse") != "mse":
+        return None
+    if "lmbda_range" not in training:
+        return training.get("lmbda")
+    low, high = training["lmbda_range"]
+    steps = model.latent_codec.gains.count - 1
+    return [low * (high / low) ** (i / max(1, steps)) for i in range(steps + 1)]
 
 
 def _check_made(model: MambaIC, content: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import skimage.data
 import torch
 from torch import Tensor
 
+from mambaic.bundled import DEFAULT, bundled_path
 from mambaic.checkpoint import load_model
 from mambaic.classical import CODECS, of_size
 from mambaic.errors import TrainingError
@@ -20,7 +21,7 @@ from mambaic.images import read_image, write_png
 from mambaic.measure import bits_per_pixel, psnr
 from mambaic.train import Point, TrainingPlan, train
 
-CHECKPOINT = Path(__file__).parent / "checkpoints" / "tiny-mse-0.0035.pt"
+CHECKPOINT = bundled_path(DEFAULT)
 HELD_OUT = "astronaut"
 _DETAIL = slice(40, 200), slice(150, 310)
 

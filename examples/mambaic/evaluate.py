@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mambaic.checkpoint import load_model, read_checkpoint
+from mambaic.dial import on_dial, rates
 from mambaic.files import read_coded
 from mambaic.images import read_scaled, to_float, usable_images
 from mambaic.measure import facts, quality
@@ -19,6 +20,7 @@ from mambaic.parallel import for_each
 from mambaic.results import Row, summarise
 from mambaic.timing import PARTS, Stopwatch, stopwatch
 from ssmctx import ImageCodec
+from ssmctx.codec.refine import lambda_at
 from ssmctx.errors import ArgumentError, StreamError
 from ssmctx.files import write_whole
 
@@ -32,22 +34,27 @@ def evaluate(
     device: str = "cpu",
     jobs: int = 1,
     scale: float = 1.0,
+    effort: int = 0,
+    qualities: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Code and decode every image below a folder with every checkpoint.
 
     Args:
-        checkpoints: one for each point of the curve, in any order.
+        checkpoints: one for each point of the curve, in any order; or of many rates, one for several points.
         folder: of images, of any sizes.
         name: of the curve; default the preset and variant of the first checkpoint.
         device: of torch.
         jobs: processes, each with one torch thread, that share the images on a CPU; 1 uses all threads on each.
         scale: evaluate on images made smaller by this factor.
+        effort: as `ImageCodec.encode` takes it.
+        qualities: 0 to 100, points of checkpoints of many rates; by default all that were trained.
 
     Returns:
         Results in CompressAI's layout (see `mambaic.results.summarise`). "bpp" comes from the size of the file on disk,
-        "bpp-estimated" from likelihoods; "psnr-rgb" and "ms-ssim-rgb" are of the decoded 8-bit pixels.
-        "encoding_time", from pixels to the file's content, and "decoding_time", back, are in seconds, and split in
-        "..._network", "..._coder" and "..._transfer"; quantisation and container count as network.
+        "bpp-estimated" from likelihoods (left out with an effort, which codes another latent); "psnr-rgb" and
+        "ms-ssim-rgb" are of the decoded 8-bit pixels. "encoding_time", from pixels to the file's content, and
+        "decoding_time", back, are in seconds, and split in "..._network", "..._coder" and "..._transfer"; quantisation
+        and container count as network.
 
     Raises:
         DataError: no images, or none that can be read; single ones are left out and named on stderr.
@@ -58,63 +65,92 @@ def evaluate(
     if jobs > 1 and torch.device(device).type != "cpu":
         raise ArgumentError(f"{jobs} processes would share one {device}: use --jobs 1 there, or --device cpu")
     heads = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
+    points = [point for checkpoint in checkpoints for point in _points(checkpoint, qualities)]
     paths, left_out = usable_images(folder, scale)
-    items = [(checkpoint, path) for checkpoint in checkpoints for path in paths]
-    rows = for_each(partial(ImageEvaluator, Path(folder), device, scale), items, jobs, "eval")
-    points = [rows[i : i + len(paths)] for i in range(0, len(rows), len(paths))]
+    items = [(point, path) for point in points for path in paths]
+    rows = for_each(partial(ImageEvaluator, Path(folder), device, scale, effort), items, jobs, "eval")
+    figures = [rows[i : i + len(paths)] for i in range(0, len(rows), len(paths))]
     made = f"{heads[0]['preset']} {heads[0]['variant']}"
     threads = 1 if jobs > 1 else torch.get_num_threads()
     meta = {
         "dataset": Path(folder).name,
         "left_out": left_out,
-        "checkpoints": [Path(checkpoint).name for checkpoint in checkpoints],
-        "lambdas": [head["training"].get("lmbda") for head in heads],
+        "checkpoints": [Path(point.checkpoint).name for point in points],
+        "qualities": [point.quality for point in points],
+        "lambdas": [point.lmbda for point in points],
+        "effort": effort,
         "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else str(device),
         "threads": threads,
         "jobs": jobs,
         "scale": scale,
         "torch": torch.__version__,
     }
-    return summarise(name or f"ssmctx {made}", f"ssmctx example codec, {made}, files on disk", points, meta)
+    return summarise(name or f"ssmctx {made}", f"ssmctx example codec, {made}, files on disk", figures, meta)
+
+
+class Point(NamedTuple):
+    """A point of a curve: a checkpoint, and of one of many rates the quality; and lambda there."""
+
+    checkpoint: str | Path
+    quality: float | None = None
+    lmbda: float | None = None
+
+
+def _points(checkpoint: str | Path, qualities: Sequence[float] | None) -> list[Point]:
+    codec = load_model(checkpoint)
+    count = rates(codec)
+    if count is None:
+        on_dial(codec, qualities[0] if qualities else None)  # which refuses
+        return [Point(checkpoint, None, codec.lmbda)]
+    wanted = [100 * i / max(1, count - 1) for i in range(count)] if qualities is None else qualities
+    known = codec.lmbda is not None
+    return [Point(checkpoint, q, lambda_at(codec.lmbda, on_dial(codec, q)) if known else None) for q in wanted]
 
 
 class ImageEvaluator:
-    """Evaluates one image with one checkpoint at a time; keeps the model that it used last.
+    """Evaluates one image at one point at a time; keeps the model that it used last.
 
     Args:
         folder: that the names of images are relative to.
         device: of torch.
         scale: of the images.
+        effort: as `ImageCodec.encode` takes it.
     """
 
-    def __init__(self, folder: Path, device: str, scale: float) -> None:
-        self.folder, self.device, self.scale = folder, device, scale
+    def __init__(self, folder: Path, device: str, scale: float, effort: int = 0) -> None:
+        self.folder, self.device, self.scale, self.effort = folder, device, scale, effort
         self._loaded: tuple[Any, ImageCodec] | None = None
 
-    def __call__(self, item: tuple[str | Path, Path]) -> Row:
-        """Figures of (checkpoint, image)."""
-        checkpoint, path = item
-        if self._loaded is None or self._loaded[0] != checkpoint:
-            self._loaded = checkpoint, load_model(checkpoint, self.device)
-            with stopwatch(self._loaded[1]) as watch:  # kernels are compiled on first use
-                _code(self._loaded[1], torch.zeros(3, *_WARM_UP, dtype=torch.uint8), watch)
+    def __call__(self, item: tuple[Point, Path]) -> Row:
+        """Figures of (point, image)."""
+        point, path = item
+        fresh = self._loaded is None or self._loaded[0] != point.checkpoint
+        if fresh:
+            self._loaded = point.checkpoint, load_model(point.checkpoint, self.device)
         codec, pixels = self._loaded[1], read_scaled(path, self.scale)
+        own_quality = None if point.quality is None else on_dial(codec, point.quality)
+        if fresh:
+            with stopwatch(codec) as watch:  # kernels are compiled on first use
+                _code(codec, torch.zeros(3, *_WARM_UP, dtype=torch.uint8), watch, own_quality, self.effort)
         with stopwatch(codec) as watch:
-            coded = _code(codec, pixels, watch)
+            coded = _code(codec, pixels, watch, own_quality, self.effort)
+        estimated = None if self.effort else _estimated_bits(codec, pixels, own_quality) / pixels[0].numel()
         return {
             **facts(path.relative_to(self.folder).as_posix(), pixels, coded.pop("size")),
-            "bpp-estimated": _estimated_bits(codec, pixels) / (pixels.shape[1] * pixels.shape[2]),
+            "bpp-estimated": estimated,
             **quality(coded.pop("decoded"), pixels),
             **coded,
         }
 
 
-def _code(codec: ImageCodec, pixels: Tensor, watch: Stopwatch) -> dict[str, Any]:
+def _code(
+    codec: ImageCodec, pixels: Tensor, watch: Stopwatch, own_quality: float | None, effort: int
+) -> dict[str, Any]:
     """Code pixels into a file and decode it: its "size" in bytes, the "decoded" pixels, and times."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "image.sic"
         watch.start()
-        data, y_hat = codec.encode_with_latent(pixels)
+        data, y_hat = codec.encode_with_latent(pixels, own_quality, effort)
         encoding = watch.lap()
         write_whole(file, data)
         data = read_coded(file)
@@ -132,6 +168,6 @@ def _code(codec: ImageCodec, pixels: Tensor, watch: Stopwatch) -> dict[str, Any]
 
 
 @torch.no_grad()
-def _estimated_bits(codec: ImageCodec, pixels: Tensor) -> float:
-    likelihoods = codec(to_float(pixels).to(next(codec.parameters()).device))["likelihoods"].values()
+def _estimated_bits(codec: ImageCodec, pixels: Tensor, own_quality: float | None) -> float:
+    likelihoods = codec(to_float(pixels).to(next(codec.parameters()).device), own_quality)["likelihoods"].values()
     return float(sum(-torch.log2(p).sum().item() for p in likelihoods))

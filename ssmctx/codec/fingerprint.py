@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.entropy.stored_tables import StoredTables
-from ssmctx.errors import ArgumentError
+from ssmctx.errors import ArgumentError, ModelMismatchError
 
-__all__ = ["decoder_fingerprint", "old_fingerprint"]
+__all__ = ["check_same", "decoder_fingerprint", "old_fingerprint"]
 
 _BYTES = 8
 
@@ -120,3 +120,11 @@ def _add(digest: hashlib._Hash, state: Iterable[tuple[str, Tensor]]) -> None:
     for name, tensor in sorted(state, key=lambda item: item[0]):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def check_same(written: bytes, own: bytes, what: str, cure: str) -> None:
+    """Raise ModelMismatchError where what a file says of its writer is not a codec's own."""
+    if written != own:
+        raise ModelMismatchError(
+            f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}"
+        )

@@ -6,27 +6,27 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssmctx.codec.fingerprint import decoder_fingerprint, old_fingerprint
-from ssmctx.codec.streams import check_shape, join_streams, split_streams
+from ssmctx.codec.fingerprint import check_same, decoder_fingerprint, old_fingerprint
+from ssmctx.codec.pixels import Image, as_pixels
+from ssmctx.codec.refine import Progress, lambda_at, recipe_of, refine
+from ssmctx.codec.rounding import Estimate, estimate_latent
+from ssmctx.codec.streams import check_shape, join_streams, named_shape, split_streams, unnamed_shape
 from ssmctx.codec.tables import aux_loss, update_tables
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import QUALITY_UNITS, Quality
+from ssmctx.entropy.hyperprior import Rounding
 from ssmctx.entropy.numerics import coding_numerics, scan_backend
-from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError, ShapeError
+from ssmctx.errors import ArgumentError, CorruptStreamError, ShapeError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.stages import stage
 
 __all__ = ["ImageCodec"]
 
 _HYPER_STRIDE = 4  # cells of y for one of z, along each side, in most codecs
-
-Image = Tensor | NDArray[np.uint8]
 
 
 class ImageCodec(nn.Module):
@@ -43,6 +43,11 @@ class ImageCodec(nn.Module):
             decompress(strings, shape), which give dicts.
         stride: H and W are padded to its multiples: that of g_a, or of g_a and h_a together where the latent codec
             needs it (64 for most of CompressAI's).
+        lmbda: what the codec was trained to minimise lambda * MSE + bits per pixel with, MSE of values 0 to 255; of a
+            codec with qualities one for each. `encode` refines for it.
+
+    Attributes:
+        lmbda: the same, free to be set.
 
     Raises:
         ArgumentError: the stride is below 1.
@@ -62,11 +67,19 @@ class ImageCodec(nn.Module):
         torch.Size([3, 20, 33])
     """
 
-    def __init__(self, g_a: nn.Module, g_s: nn.Module, latent_codec: nn.Module, stride: int = 16) -> None:
+    def __init__(
+        self,
+        g_a: nn.Module,
+        g_s: nn.Module,
+        latent_codec: nn.Module,
+        stride: int = 16,
+        lmbda: float | Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         check_positive("ImageCodec", stride=stride)
         self.latent_codec: Any  # compress and decompress are no module's own
         self.g_a, self.g_s, self.latent_codec, self.stride = g_a, g_s, latent_codec, stride
+        self.lmbda = lmbda
 
     # --- tensors
 
@@ -103,11 +116,8 @@ class ImageCodec(nn.Module):
             What the latent codec's `compress` gives: "strings" and "shape", which holds the size of x as "x" (H, W)
             too, and "y_hat" where it gives one.
         """
-        with coding_numerics(self):
-            with stage("g_a"):
-                y = self.g_a(self._padded(x))
-            out = self._method("compress")(y, **self._options(quality))
-        return {**out, "shape": {**_named(out["shape"]), "x": (x.shape[2], x.shape[3])}}
+        out = self._compress_latent(self._analyse(x), quality)
+        return {**out, "shape": {**named_shape(out["shape"]), "x": (x.shape[2], x.shape[3])}}
 
     @torch.no_grad()
     def decompress(
@@ -133,8 +143,40 @@ class ImageCodec(nn.Module):
             raise ArgumentError(f'shape must hold the size of x as "x": (H, W), as compress gives it, got {shape!r}')
         latent = {name: value for name, value in shape.items() if name != "x"}
         with coding_numerics(self):
-            out = self._method("decompress")(strings, _unnamed(latent), **self._options(quality))
+            out = self._method("decompress")(strings, unnamed_shape(latent), **self._options(quality))
         return {"x_hat": self.reconstruct(out["y_hat"], (size[0], size[1]))}
+
+    def estimate(
+        self, y: Tensor, x: Tensor, quality: Quality | None = None, rounding: Rounding | None = None
+    ) -> Estimate:
+        """Rate and distortion of a latent, as encoder and decoder compute them, differentiable in y.
+
+        Args:
+            y: latent (batch, M, h, w).
+            x: images that it stands for, (batch, 3, H, W) in [0, 1].
+            quality: as the latent codec takes it; None leaves it out.
+            rounding: elementwise, in place of `torch.round`, whose gradient is 0 (see `ssmctx.codec.soft_rounding`).
+
+        Examples:
+            >>> import torch
+            >>> from torch import nn
+            >>> from ssmctx import ImageCodec, MambaICEntropyModel
+            >>> from ssmctx.codec import soft_rounding
+            >>> g_a, g_s = nn.Conv2d(3, 10, 16, stride=16), nn.ConvTranspose2d(10, 3, 16, stride=16)
+            >>> codec = ImageCodec(g_a, g_s, MambaICEntropyModel(M=10, hyper_channels=4, N=2))
+            >>> x = torch.rand(1, 3, 32, 48)
+            >>> y = codec.g_a(x).detach().requires_grad_()
+            >>> bits, mse = codec.estimate(y, x, rounding=soft_rounding(3))
+            >>> (0.01 * mse + bits / (32 * 48)).sum().backward()
+            >>> y.grad.shape
+            torch.Size([1, 10, 2, 3])
+        """
+        with coding_numerics(self):
+            out = estimate_latent(self.latent_codec, y, self._options(quality), rounding)
+            with stage("g_s"):
+                x_hat = self._cropped(self.g_s(out["y_hat"]), (x.shape[2], x.shape[3])).clamp(0, 1)
+        bits = torch.stack([-p.log2().flatten(1).sum(1) for p in out["likelihoods"].values()]).sum(0)
+        return Estimate(bits, (255 * (x_hat - x)).square().flatten(1).mean(1))
 
     @torch.no_grad()
     def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
@@ -169,31 +211,53 @@ class ImageCodec(nn.Module):
 
     # --- files
 
-    def encode(self, image: Image, quality: float | None = None) -> bytes:
+    def encode(
+        self,
+        image: Image,
+        quality: float | None = None,
+        effort: int = 0,
+        lmbda: float | None = None,
+        progress: Progress | None = None,
+    ) -> bytes:
         """Code an image as the content of a `.sic` file.
 
         Args:
             image: uint8, a tensor (3, H, W) or an array (H, W, 3).
             quality: as the latent codec takes it; None leaves it out.
+            effort: 0 to code what g_a gives; up to 9 to refine it first, in more and more steps, for a smaller
+                lambda * MSE + bits per pixel. 3 takes ten steps. Decoding takes no longer.
+            lmbda: in place of the codec's own: smaller for fewer bits, larger for less error.
+            progress: is told steps done and steps in all, after each step of the refinement.
 
         Raises:
             ShapeError: another shape.
-            ArgumentError: another dtype; see `MambaICEntropyModel.compress` for more.
+            ArgumentError: another dtype, an effort that is none, or one above 0 without a lambda; see
+                `MambaICEntropyModel.compress` for more.
             NotUpdatedError: `update()` was not called.
         """
-        return self._coded(image, quality)[0].to_bytes()
+        return self._coded(image, quality, effort, lmbda, progress)[0].to_bytes()
 
-    def encode_with_latent(self, image: Image, quality: float | None = None) -> tuple[bytes, Tensor]:
+    def encode_with_latent(
+        self,
+        image: Image,
+        quality: float | None = None,
+        effort: int = 0,
+        lmbda: float | None = None,
+        progress: Progress | None = None,
+    ) -> tuple[bytes, Tensor]:
         """`encode`, and the latent that `decode` will have: `image_of` makes of it what the file decodes to.
 
         Args:
-            image: uint8, a tensor (3, H, W) or an array (H, W, 3).
-            quality: as the latent codec takes it; None leaves it out.
+            image: as `encode` takes it.
+            quality: as `encode` takes it.
+            effort: as `encode` takes it.
+            lmbda: as `encode` takes it.
+            progress: as `encode` takes it.
 
         Returns:
             The content of the file, and y_hat (1, M, h, w).
         """
-        coded, y_hat = self._coded(image, quality)
+        coded, y_hat = self._coded(image, quality, effort, lmbda, progress)
         return coded.to_bytes(), self._decoded_latent(coded) if y_hat is None else y_hat
 
     def image_of(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
@@ -221,24 +285,45 @@ class ImageCodec(nn.Module):
     def check_file(self, coded: CodedImage) -> None:
         """Raise ModelMismatchError unless this codec decodes a file."""
         if coded.version >= 4:
-            _check_same(coded.fingerprint, decoder_fingerprint(self), "model", "use its checkpoint")
+            check_same(coded.fingerprint, decoder_fingerprint(self), "model", "use its checkpoint")
             return
-        _check_same(coded.fingerprint, old_fingerprint(self), "model", "use its checkpoint")
+        check_same(coded.fingerprint, old_fingerprint(self), "model", "use its checkpoint")
         own_coding = getattr(self.latent_codec, "coding_fingerprint", None)
         if coded.coding is not None and own_coding is not None:
-            _check_same(coded.coding, own_coding(), "coder and tables", "make the model with the same coder")
+            check_same(coded.coding, own_coding(), "coder and tables", "make the model with the same coder")
 
-    def _coded(self, image: Image, quality: float | None) -> tuple[CodedImage, Tensor | None]:
+    def _coded(
+        self, image: Image, quality: float | None, effort: int, lmbda: float | None, progress: Progress | None
+    ) -> tuple[CodedImage, Tensor | None]:
         """An image as a file holds it, and the encoder's own y_hat where the latent codec gives one."""
-        pixels = _as_pixels(image)
+        recipe, pixels = recipe_of(effort), as_pixels(image)
         _, height, width = pixels.shape
-        fingerprint = decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
+        if recipe is None and lmbda is not None:
+            raise ArgumentError(f"lmbda is what an effort above 0 refines for, got lmbda={lmbda} with effort=0")
+        decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
         weight = next(self.parameters())
         x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
-        out = self.compress(x, quality)
-        shape = {name: value for name, value in out["shape"].items() if name not in ("x", "quality")}
+        with torch.no_grad():
+            y = self._analyse(x)
+            plain = self._coded_latent(y, pixels, quality)
+        if recipe is None:
+            return plain
+        error_weight = lambda_at(self.lmbda, quality) if lmbda is None else lmbda
+        refined = self._coded_latent(refine(self, x, y, recipe, error_weight, quality, progress), pixels, quality)
+
+        def cost(coded: CodedImage, y_hat: Tensor | None) -> float:
+            decoded = self.image_of(self._decoded_latent(coded) if y_hat is None else y_hat, (height, width))
+            mse = (decoded.double() - pixels.cpu()).square().mean().item()
+            return error_weight * mse + 8 * len(coded.to_bytes()) / (height * width)
+
+        return min(plain, refined, key=lambda made: cost(*made))
+
+    def _coded_latent(self, y: Tensor, pixels: Tensor, quality: float | None) -> tuple[CodedImage, Tensor | None]:
+        _, height, width = pixels.shape
+        out = self._compress_latent(y, quality)
+        shape = {name: value for name, value in named_shape(out["shape"]).items() if name != "quality"}
         coded = CodedImage(
-            fingerprint,
+            decoder_fingerprint(self),
             width,
             height,
             tuple(split_streams(out["strings"])),
@@ -258,7 +343,7 @@ class ImageCodec(nn.Module):
         with coding_numerics(self):
             try:
                 streams = join_streams(coded.sections)
-                out = self._method("decompress")(streams, _unnamed(shape), **self._options(quality))
+                out = self._method("decompress")(streams, unnamed_shape(shape), **self._options(quality))
             except ArgumentError as error:  # all arguments are the file's
                 raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
         y_hat: Tensor = out["y_hat"]
@@ -275,6 +360,17 @@ class ImageCodec(nn.Module):
                 "wrap the whole codec or modules inside the latent codec"
             )
         return method
+
+    def _analyse(self, x: Tensor) -> Tensor:
+        with coding_numerics(self), stage("g_a"):
+            y: Tensor = self.g_a(self._padded(x))
+        return y
+
+    @torch.no_grad()
+    def _compress_latent(self, y: Tensor, quality: float | None) -> dict[str, Any]:
+        with coding_numerics(self):
+            out: dict[str, Any] = self._method("compress")(y, **self._options(quality))
+        return out
 
     def _options(self, quality: Any) -> dict[str, Any]:
         """Latent codecs of one rate take no quality; some of CompressAI's would ignore it."""
@@ -302,33 +398,3 @@ class ImageCodec(nn.Module):
         """Sizes of y and z where they follow from the image's; a file then need not say them."""
         y = (-(-height // self.stride), -(-width // self.stride))
         return {"y": y, "hyper": (-(-y[0] // _HYPER_STRIDE), -(-y[1] // _HYPER_STRIDE))}
-
-
-def _named(shape: Any) -> Mapping[str, Any]:
-    """Some of CompressAI's latent codecs give a size alone."""
-    return shape if isinstance(shape, Mapping) else {"latent": tuple(shape)}
-
-
-def _unnamed(shape: Mapping[str, Any]) -> Any:
-    return shape["latent"] if set(shape) == {"latent"} else shape
-
-
-def _as_pixels(image: Image) -> Tensor:
-    """The image as uint8 (3, H, W)."""
-    if getattr(image, "ndim", 0) == 3 and str(image.dtype).removeprefix("torch.") != "uint8":
-        raise ArgumentError(f"an image to encode has uint8 values, 0 to 255, got {image.dtype}: round and convert it")
-    if isinstance(image, np.ndarray) and image.ndim == 3:
-        image = torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)  # torch takes no mirrored views
-    if not isinstance(image, Tensor) or image.dim() != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise ShapeError(
-            f"an image is a uint8 tensor (3, H, W) or a uint8 array (H, W, 3), got {type(image).__name__} of shape "
-            f"{tuple(getattr(image, 'shape', ()))}"
-        )
-    return image
-
-
-def _check_same(written: bytes, own: bytes, what: str, cure: str) -> None:
-    if written != own:
-        raise ModelMismatchError(
-            f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}"
-        )

@@ -8,7 +8,7 @@ from typing import Any
 
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
-__all__ = ["check_shape", "join_streams", "split_streams"]
+__all__ = ["check_shape", "join_streams", "named_shape", "split_streams", "unnamed_shape"]
 
 _MOST_A_PIXEL = 16  # elements of a latent; most codecs have one or two
 
@@ -73,6 +73,15 @@ def check_shape(shape: dict[str, Any], largest: tuple[int, ...] | None = None) -
 
     result: dict[str, Any] = plain(shape)
     return result
+
+
+def named_shape(shape: Any) -> Mapping[str, Any]:
+    """Some of CompressAI's latent codecs give a size alone."""
+    return shape if isinstance(shape, Mapping) else {"latent": tuple(shape)}
+
+
+def unnamed_shape(shape: Mapping[str, Any]) -> Any:
+    return shape["latent"] if set(shape) == {"latent"} else shape
 
 
 def _is_size(part: Any) -> bool:

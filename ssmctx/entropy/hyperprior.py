@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,10 @@ from ssmctx.entropy.streams import to_symbols
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
 
-__all__ = ["CodedSide", "Hyperprior", "straight_through"]
+__all__ = ["CodedSide", "Hyperprior", "Rounding", "straight_through"]
+
+Rounding = Callable[[Tensor], Tensor]
+"""Elementwise, real numbers to what stands for whole ones."""
 
 _METHODS = {
     "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss"),
@@ -74,7 +78,7 @@ class Hyperprior(nn.Module):
             )
         super().__setattr__(name, value)
 
-    def estimate_side(self, y: Tensor, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+    def estimate_side(self, y: Tensor, gain: Tensor | None, rounding: Rounding | None = None) -> tuple[Tensor, Tensor]:
         """Side information and the likelihoods of z.
 
         In training z_hat is rounded with straight-through gradients, and the likelihoods are those of additive uniform
@@ -83,11 +87,16 @@ class Hyperprior(nn.Module):
         Args:
             y: latent (batch, M, H, W).
             gain: of z, (batch or 1, hyper_channels, 1, 1); None for 1.
+            rounding: in place of both; the likelihoods are then those of what it gives.
         """
         z = self._analyse(y, gain)
         with stage("entropy_bottleneck"):
             _, likelihoods, medians = self.entropy_bottleneck(z, None, "medians")
-        rounded = straight_through(z - medians) if self.training else torch.round(z - medians)
+        if rounding is not None:
+            rounded = rounding(z - medians)
+            likelihoods = self.entropy_bottleneck.likelihood(rounded + medians)
+        else:
+            rounded = straight_through(z - medians) if self.training else torch.round(z - medians)
         return self._synthesise(rounded, medians, gain, y.shape[2:]), likelihoods
 
     def encode_side(self, y: Tensor, gain: Tensor | None, coder: Coder) -> CodedSide:

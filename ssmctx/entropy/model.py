@@ -17,7 +17,7 @@ from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.gains import Gain, Quality, QualityGains
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
-from ssmctx.entropy.hyperprior import Hyperprior, straight_through
+from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.steps import Step, coding_steps, drive, put_channels
@@ -136,17 +136,31 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
             ArgumentError: a quality out of range, or for a model without qualities.
         """
+        if not self.training:
+            return self.estimate(y, quality)
+        check_image("MambaICEntropyModel", y, self.M, "y")
+        return _joined([self._estimate(y, self._gain(quality, len(y)))])
+
+    def estimate(self, y: Tensor, quality: Quality | None = None, rounding: Rounding | None = None) -> dict[str, Any]:
+        """`forward` as encoder and decoder compute, in training too, with another rounding where one is given.
+
+        Args:
+            y: latent (batch, M, H, W).
+            quality: as `forward` takes it.
+            rounding: in place of `torch.round`; the rate is differentiable as far as it is.
+
+        Returns:
+            "y_hat" and "likelihoods", as `forward` gives them.
+
+        Raises:
+            ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
+            ArgumentError: a quality out of range, or for a model without qualities.
+        """
         check_image("MambaICEntropyModel", y, self.M, "y")
         gain = self._gain(quality, len(y))
-        if self.training:
-            images = [self._estimate(y, gain)]
-        else:
-            with coding_numerics(self):
-                images = [
-                    self._estimate(part, _of_image(gain, i)) for i, part in enumerate(torch.split(self._wide(y), 1))
-                ]
-        y_hat, likelihoods, z_likelihoods = (torch.cat(parts) for parts in zip(*images, strict=True))
-        return {"y_hat": y_hat, "likelihoods": {"y": likelihoods, "z": z_likelihoods}}
+        with coding_numerics(self):
+            parts = enumerate(torch.split(self._wide(y), 1))
+            return _joined([self._estimate(part, _of_image(gain, i), rounding) for i, part in parts])
 
     @torch.no_grad()
     def compress(self, y: Tensor, quality: float | None = None) -> dict[str, Any]:
@@ -252,9 +266,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
     # --- one image (or, in training, one batch)
 
-    def _estimate(self, y: Tensor, gain: Gain) -> tuple[Tensor, Tensor, Tensor]:
+    def _estimate(self, y: Tensor, gain: Gain, rounding: Rounding | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """y_hat and the likelihoods of y and z."""
-        side, z_likelihoods = self.estimate_side(y, gain.z)
+        side, z_likelihoods = self.estimate_side(y, gain.z, rounding)
         likelihoods = torch.ones_like(y, dtype=torch.promote_types(y.dtype, torch.float32))
 
         def quantised(step: Step) -> Tensor:
@@ -264,7 +278,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
                 q = straight_through(residual)
                 p = self.distribution.likelihood(residual + torch.rand_like(residual) - 0.5, scale)
             else:
-                q = torch.round(residual)
+                q = torch.round(residual) if rounding is None else rounding(residual)
                 p = self.distribution.likelihood(q, self._tabled(scale))
             p = torch.where(step.positions, p.to(likelihoods.dtype), likelihoods[:, step.channels])
             likelihoods = put_channels(likelihoods, step.channels, p)
@@ -274,8 +288,13 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         return y_hat, likelihoods, z_likelihoods
 
     def _tabled(self, scale: Tensor) -> Tensor:
-        """The scales that the coder works with."""
-        return self.distribution.grid.tensor(scale)[self.distribution.rows(scale)]
+        """The scales that the coder works with, with the gradient of the true ones."""
+        grid = self.distribution.grid
+        tabled = grid.tensor(scale)[self.distribution.rows(scale)]
+        if not scale.requires_grad:
+            return tabled
+        within = scale.clamp(max=grid.maximum)
+        return tabled + (within - within.detach())  # plus 0
 
     def _encode(self, y: Tensor, gain: Gain) -> tuple[Sections, Tensor, tuple[int, int]]:
         """The sections of one image, y_hat, and the size of z."""
@@ -328,6 +347,11 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     def _wide(self, y: Tensor) -> Tensor:
         """y in the weights' precision: autocast may have made it in less."""
         return y.to(self.entropy_bottleneck.quantiles.dtype)
+
+
+def _joined(images: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
+    y_hat, likelihoods, z_likelihoods = (torch.cat(parts) for parts in zip(*images, strict=True))
+    return {"y_hat": y_hat, "likelihoods": {"y": likelihoods, "z": z_likelihoods}}
 
 
 def _of_image(gain: Gain, image: int) -> Gain:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from ssmctx.errors import BackendUnavailableError, ShapeError
 from ssmctx.scan.backend import Backend, load, resolve
@@ -86,10 +87,14 @@ def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor
     return backend.differentiable
 
 
-@torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
-def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
     backend = _backend(arguments)
     return backend.forward(*_inputs(backend, arguments))
+
+
+@torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
+def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _run(*arguments)
 
 
 @torch.library.custom_op(
@@ -97,7 +102,11 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
     mutates_args=(),
     schema=f"(Tensor dv, Tensor dlast, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _TENSORS)})",
 )
-def _scan_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
+    return _run_backward(*arguments)
+
+
+def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     backend = _backend(arguments)
     return _backward_of(backend)(dv.contiguous(), dlast.contiguous(), *_inputs(backend, arguments))
 
@@ -135,7 +144,9 @@ def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tenso
     u, dt_raw, *_, h0 = tensors
     dv = torch.zeros_like(u) if dv is None else dv
     dlast = torch.zeros_like(h0) if dlast is None else dlast
-    du, dsteps, *others = _scan_backward(dv, dlast, *tensors, *ctx.options, dt_weight)
+    arguments = (dv, dlast, *tensors, *ctx.options, dt_weight)
+    run = _scan_backward if torch.is_grad_enabled() or not _plain(arguments) else _run_backward
+    du, dsteps, *others = run(*arguments)
     dlow, dweight = dsteps, None
     if dt_weight is not None:
         dlow = torch.einsum("bhwkd,kdr->bhwkr", dsteps, dt_weight)
@@ -173,6 +184,31 @@ def _second_gradients(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None,
     return *of_tensors, None, None, None, None if dt_weight is None else second[-1]
 
 
+class _Differentiable(torch.autograd.Function):
+    """The operator without torch's dispatcher."""
+
+    forward = staticmethod(_run)
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(_gradients)
+
+
+def _plain(arguments: Iterable[Any]) -> bool:
+    """Whether the dispatcher has nothing to do but autograd: no trace, no dispatch mode, no tensor subclass.
+
+    The dispatcher of operators made in Python imports `torch._dynamo` when it first runs one, which takes as long as
+    all the rest of a small image.
+    """
+    return (
+        not torch._C._len_torch_dispatch_stack()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and all(
+            type(x) in (Tensor, Parameter) and x.device.type in ("cpu", "cuda")
+            for x in arguments
+            if isinstance(x, Tensor)
+        )
+    )
+
+
 _scan.register_autograd(_gradients, setup_context=_keep)
 _scan_backward.register_autograd(_second_gradients, setup_context=_keep_all)
 for _device in ("cpu", "cuda"):
@@ -203,8 +239,13 @@ def scan(
     tensors = [x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0)]
     dt_weight = None if dt_weight is None else dt_weight.to(work)
     arguments = [*tensors, " ".join(directions), softplus, backend, dt_weight]
-    if not torch.compiler.is_compiling() and (run := _torch_code(arguments)):
-        with torch.autocast(u.device.type, enabled=False):
-            return run(_multiplied(arguments))
+    if not torch.compiler.is_compiling():
+        if run := _torch_code(arguments):
+            with torch.autocast(u.device.type, enabled=False):
+                return run(_multiplied(arguments))
+        if _plain(arguments):
+            with torch.autocast(u.device.type, enabled=False):
+                results: tuple[Tensor, Tensor] = _Differentiable.apply(*arguments)
+                return results
     v, last = _scan(*arguments)
     return v, last

@@ -37,6 +37,9 @@ def main() -> None:
         decoded = codec.decode(path.read_bytes())
     if not torch.equal(decoded, codec.image_of(y_hat, (80, 112))):
         raise SystemExit("the file does not decode to what the encoder has")
+    tiny = ssmctx.load("tiny")
+    if tiny.decode(tiny.encode(image, effort=1)).shape != image.shape:
+        raise SystemExit("the checkpoint that comes along does not code")
     if "compressai" in sys.modules:
         raise SystemExit("coding has imported compressai")
 

@@ -1,31 +1,43 @@
-"""`decompress`: a file into an image."""
+"""`decompress`: files into images."""
 
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
-from mambaic.commands.outputs import check_outputs, tell
+from mambaic.commands.outputs import check_pairs, tell
+from mambaic.commands.types import count
 
-NAME, HELP = "decompress", "decode a .sic file into an image file"
-_TARGET = (
-    "image to write, in the format that its ending says: png, webp, bmp, tif and ppm hold the decoded pixels exactly, "
-    "jpg is of quality 95 without subsampling; without an ending PNG"
-)
+NAME, HELP = "decompress", "decode .sic files into image files"
+EXAMPLES = """examples:
+  one file; the second writes photo.png beside it
+    %(prog)s photo.sic decoded.png
+    %(prog)s photo.sic
+  many, four at a time, into a folder of PNG files
+    %(prog)s coded/*.sic --out decoded/ --jobs 4
+"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("source", type=Path, help=".sic file")
-    parser.add_argument("target", type=Path, help=_TARGET)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="the checkpoint that the file was coded with")
+    parser.epilog = EXAMPLES
+    parser.usage = "%(prog)s [options] FILE.sic [IMAGE]\n       %(prog)s [options] FILE.sic ... --out FOLDER"
+    add = parser.add_argument
+    add("names", type=Path, nargs="+", metavar="FILE.sic", help=".sic file, then perhaps the image to write, by "
+        "default PNG beside it: png, webp, bmp, tif and ppm hold the decoded pixels exactly, jpg is of quality 95 "
+        "without subsampling; with --out, .sic files")  # fmt: skip
+    add("--out", type=Path, metavar="FOLDER", help="folder for the PNG files of all files")
+    add("--checkpoint", help="the checkpoint that the files were coded with; those that come along are found without")
+    add("--jobs", type=count, default=1, help="files at a time, each on one core; 1 uses all cores on each")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Decode the file and say how large the image is."""
-    from mambaic.checkpoint import load_model
-    from mambaic.files import decompress_file
+    """Decode the files and say how large the images are."""
+    from mambaic.batch import Decompressor, each
+    from mambaic.files import targets
 
-    check_outputs({"the target": options.target}, [options.source, options.checkpoint])
-    width, height = decompress_file(load_model(options.checkpoint), options.source, options.target)
-    tell(f"wrote {options.target}: {width} x {height}", options.target)
+    pairs = targets(options.names, options.out, ".png")
+    check_pairs(pairs, {}, options.checkpoint)
+    for target, (width, height) in each(partial(Decompressor, options.checkpoint), pairs, options.jobs, "decompress"):
+        tell(f"wrote {target}: {width} x {height}", target)

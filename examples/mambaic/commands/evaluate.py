@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mambaic.commands.outputs import check_outputs, keep, tell
-from mambaic.commands.types import count, scale
+from mambaic.commands.types import count, effort, quality, scale
 
 NAME, HELP = "eval", "code and decode a folder of images through real files"
 EXAMPLES = """examples:
@@ -14,6 +14,8 @@ EXAMPLES = """examples:
     mambaic_full.py eval --data kodak/ --checkpoint l1.pt l2.pt l3.pt l4.pt --json ours.json
   rates and qualities as fast as eight cores go
     mambaic_full.py eval --data clic/ --checkpoint l1.pt --jobs 8
+  a checkpoint of many rates makes a curve by itself; with ten steps of refinement for each image
+    mambaic_full.py eval --data kodak/ --checkpoint base.pt --quality 0 25 50 75 100 --effort 3 --json base.json
   CompressAI's tools read the result
     python -m compressai.utils.plot -f ours.json -m psnr -o rd.png
 """
@@ -25,6 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of images, searched at any depth")
     add("--checkpoint", type=Path, nargs="+", required=True, help="what `train` wrote; several make one curve")
+    add("--quality", type=quality, nargs="+", default=None, metavar="0-100", help="points of a checkpoint of "
+        "many rates; default all that it was trained at")  # fmt: skip
+    add("--effort", type=effort, default=0, metavar="0-9", help="of the encoder, as in `compress`")
     add("--json", type=Path, default=None, help="write all figures to this file, in CompressAI's layout")
     add("--overwrite", action="store_true", help="replace a --json that is there")
     add("--name", default=None, help="of the curve; default the codec's preset and variant")
@@ -44,8 +49,11 @@ def run(options: argparse.Namespace) -> None:
     if options.json is not None:
         keep([options.json], options.overwrite, "move it")
     where = {"device": options.device, "jobs": options.jobs, "scale": options.scale}
-    content = evaluate(options.checkpoint, options.data, options.name, **where)
-    for point, name in enumerate(content["meta"]["checkpoints"]):
+    how = {"effort": options.effort, "qualities": options.quality}
+    content = evaluate(options.checkpoint, options.data, options.name, **where, **how)
+    meta = content["meta"]
+    for point, (name, at) in enumerate(zip(meta["checkpoints"], meta["qualities"], strict=True)):
+        name = name if at is None else f"{name} at quality {at:g}"
         tell(f"{name}\n{table(content, point)}\n", options.json)
     if "ms-ssim-rgb" not in content["results"]:
         tell(f"no mean MS-SSIM: it needs images of at least {MS_SSIM_MIN_SIDE} pixels a side", options.json)

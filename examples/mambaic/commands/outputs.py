@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -31,6 +31,12 @@ def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str | Pat
     for (name, path), (other, there) in combinations(written.items(), 2):
         if _same_file(path, there):
             raise ArgumentError(f"{name} {path} and {other} {there} are one file: choose two names")
+
+
+def check_pairs(pairs: Sequence[tuple[Path, Path]], others: Mapping[str, Path | None], *read: str | None) -> None:
+    """`check_outputs` for sources and their targets, other outputs, and what else is read."""
+    named = {"the target": pairs[0][1]} if len(pairs) == 1 else {f"the target of {a}": b for a, b in pairs}
+    check_outputs({**named, **others}, [*(source for source, _ in pairs), *read])
 
 
 def _same_file(path: Path, other: Path) -> bool:

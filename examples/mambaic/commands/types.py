@@ -44,3 +44,19 @@ def png(text: str) -> Path:
     if Path(text).suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"figures are PNG files: must end in .png, got {text}")
     return Path(text)
+
+
+def quality(text: str) -> float:
+    """A number from 0 to 100."""
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 100, got {text}")
+    return value
+
+
+def effort(text: str) -> int:
+    """A whole number from 0 to 9."""
+    value = int(text)
+    if not 0 <= value <= 9:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 9, got {text}")
+    return value

@@ -1,0 +1,33 @@
+"""Trained codecs by name."""
+
+from __future__ import annotations
+
+import torch
+
+from ssmctx.codec.image_codec import ImageCodec
+from ssmctx.registry import codecs
+
+__all__ = ["load"]
+
+
+def load(name: str, device: torch.device | str = "cpu") -> ImageCodec:
+    """A trained codec, in evaluation mode and ready to code.
+
+    `tiny` comes with this package. Others add theirs by an entry point in the group `ssmctx.codecs`: a function of
+    `device` that returns an `ImageCodec`.
+
+    Args:
+        name: from `ssmctx.registry.codecs`.
+        device: where its weights shall be.
+
+    Raises:
+        UnknownNameError: no such codec; the message lists those that are installed.
+        CheckpointError: its file is damaged.
+
+    Examples:
+        >>> import ssmctx
+        >>> codec = ssmctx.load("tiny")  # doctest: +SKIP
+        >>> decoded = codec.decode(codec.encode(image, effort=3))  # doctest: +SKIP
+    """
+    codec: ImageCodec = codecs.create(name, device=device)
+    return codec
