@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--codec", default=str(CHECKPOINT), help="checkpoint.pt or module:function with a g_a (default: the bundled)")
     add("--train", type=Path, default=ROOT.parent / "shared/data/train", help="images to train on")
     add("--test", type=Path, default=ROOT.parent / "shared/data/kodak", help="images to be rated by")
-    add("--contexts", nargs="+", help='names with keywords, as in "carried-state:dim=64" (default: all registered)')
+    add("--contexts", nargs="+", help='names with keywords, as in "carried-state:scales=integer" (default: all)')
     add("--distributions", nargs="+", default=["laplace"], help="what y is coded with (default %(default)s)")
     add("--seeds", nargs="+", type=int, default=[0], help="of weights and batches (default %(default)s)")
     add("--steps", type=int, default=3000, help="training steps of each run (default %(default)s)")

@@ -25,7 +25,7 @@ from ssmctx.stages import StagePeaks, observe
 
 __all__ = ["PartCost", "profile", "scan_multiply_adds"]
 
-_PARTS = ("g_a", "h_a", "h_s", "entropy_bottleneck", "context", "g_s")
+_PARTS = ("g_a", "h_a", "h_s", "entropy_bottleneck", "scale_network", "context", "g_s")
 _PER_STATE, _PER_CHANNEL = 4, 2
 
 
@@ -65,7 +65,7 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     """Cost of a codec and of each of its parts, for one evaluation pass over one image.
 
     Parts are the stages that coding names (`ssmctx.stages`) and the modules of the same names: g_a, h_a, h_s,
-    entropy_bottleneck, context and g_s. A codec that is no `ImageCodec` names no g_a and g_s.
+    entropy_bottleneck, scale_network, context and g_s. A codec that is no `ImageCodec` names no g_a and g_s.
 
     Args:
         model: a codec, or an entropy model.

@@ -1,7 +1,7 @@
 """Stages of coding, told to whoever observes: the one way to measure what happens inside a codec.
 
-The coding loop and `ImageCodec` name what they do: "g_a", "h_a", "entropy_bottleneck", "h_s", "context", "coder",
-"transfer", "guard", "g_s". Stages nest. Nothing is told, and nothing costs, where nobody observes.
+The coding loop and `ImageCodec` name what they do: "g_a", "h_a", "entropy_bottleneck", "h_s", "scale_network",
+"context", "coder", "transfer", "guard", "g_s". Stages nest. Nothing is told, and nothing costs, where nobody observes.
 """
 
 from __future__ import annotations

@@ -84,7 +84,15 @@ def test_latents_of_another_codec_are_refused(folder, latents):
         cached_latents(folder / "x.pt", "nonsense", folder / "train", folder / "test")
 
 
-@pytest.mark.parametrize("context", ["carried-state:dim=8,num_slices=2", "channel"])
+@pytest.mark.parametrize(
+    "context",
+    [
+        "carried-state:dim=8,num_slices=2",
+        "channel",
+        "carried-state-scale-first:dim=8",
+        "carried-state:dim=8,scales=integer",
+    ],
+)
 def test_the_bytes_decode_to_the_whole_numbers(latents, context):
     """The decoder walks the same loop with what it has decoded, and ends at the same y."""
     from ssmctx.entropy.steps import coding_steps, drive
@@ -97,7 +105,8 @@ def test_the_bytes_decode_to_the_whole_numbers(latents, context):
     with torch.no_grad():
         stream, z = model.encode(y)
         size = model.h_a(y).shape[2:]
-        side = model.decode_side(z, size, y.shape[2:], None, RansCoder()).side
+        coded = model.decode_side(z, size, y.shape[2:], None, RansCoder())
+        ahead = model.scales_ahead(coded.symbols, y.shape[2:])
         decoder = RansCoder().decoder(stream)
 
         def decoded(step):
@@ -107,7 +116,7 @@ def test_the_bytes_decode_to_the_whole_numbers(latents, context):
             values = torch.from_numpy(symbols).view(mean.shape) - zeros
             return step.scatter(values - mean)
 
-        y_hat = drive(coding_steps(model.context, side), decoded)
+        y_hat = drive(coding_steps(model.context, coded.side, ahead=ahead), decoded)
     decoder.finish()
     assert torch.equal(y_hat.round(), y)
 

@@ -263,4 +263,4 @@ def test_the_gallery_is_as_large_as_promised():
 def test_a_sound_codec_passes_every_law(make, make_input, size):
     verdicts = run_laws(make, make_input, size, trained=True, errors=(StreamError,))
     assert {verdict.law for verdict in verdicts if verdict.result != "holds"} == set(), verdicts
-    assert len(verdicts) == 6
+    assert len(verdicts) == 7

@@ -31,6 +31,7 @@ from ssmctx.testing import (
     assert_rejects_corruption,
     assert_round_trip,
     assert_state_dict,
+    largest_drift,
     update_tables,
 )
 from ssmctx.testing.isolation import can_isolate, run_each
@@ -66,6 +67,18 @@ models = pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 
 
 # --- what holds
+
+
+@forks
+@latent_codecs
+def test_latent_codecs_bear_little_drift(make):
+    """A GPU and a CPU differ by about 1e-5; in larger images more elements lie near a border, and less is borne."""
+    assert 1e-7 <= largest_drift(ready(make), latent(make, 32, 32)) <= 1e-4
+
+
+@forks
+def test_a_whole_model_is_judged_by_what_g_s_is_given():
+    assert 1e-7 <= largest_drift(ready(codecs.elic_model), Image(128, 128).tensor()) <= 1e-3
 
 
 @latent_codecs

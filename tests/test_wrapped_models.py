@@ -142,6 +142,22 @@ def test_wrapped_models_train_as_before(name, wrap):
 
 @pytest.mark.usefixtures("_one_process")
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_wrapped_scale_networks_train_and_code_as_before(wrap):
+    plain, y = model("none", scales="integer"), latent(2, M, 3, 5)
+    check_training(plain, wrap, y)
+    coded = plain.eval().compress(y)
+    plain.scale_network.head = torch.compile(plain.scale_network.head, backend="eager")
+    assert plain.compress(y)["strings"] == coded["strings"]
+    offloaded = accelerate().cpu_offload(copy.deepcopy(plain), execution_device="cpu")
+    with torch.no_grad():
+        assert torch.equal(offloaded(y)["likelihoods"]["y"], plain(y)["likelihoods"]["y"])
+    assert offloaded.compress(y)["strings"] == coded["strings"]
+    with pytest.raises(ArgumentError, match=r"ScaleNetwork: update\(\) needs all weights, and some are offloaded"):
+        offloaded.scale_network.update(force=True)
+
+
+@pytest.mark.usefixtures("_one_process")
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_wrapped_codecs_train_as_before(wrap):
     check_training(codec(), wrap, torch.rand(2, 3, 40, 50))
 

@@ -43,7 +43,7 @@ def times(models: dict[str, FrozenModel], latents: Latents, rounds: int) -> dict
     y = latents.test[0][None].float()
     runs = {}
     for name, model in tqdm(models.items(), "compressing once"):
-        side, _ = model.eval().estimate_side(y, None)
+        side, *_ = model.eval().estimate_side(y, None)
         codec = _codec(model)
         coded = codec.compress(y)
         runs[f"{name}|loop"] = lambda model=model, side=side: _loop(model, side, y)
@@ -68,6 +68,7 @@ def _codec(model: FrozenModel) -> MambaICEntropyModel:
         h_a=model.h_a,
         h_s=model.h_s,
         distribution=model.distribution,
+        scales=model.scale_network,
     )
     codec.entropy_bottleneck.load_state_dict(model.entropy_bottleneck.state_dict())
     codec.update()

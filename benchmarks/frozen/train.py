@@ -30,7 +30,8 @@ class Plan:
     """What one training is, but for its budget in `steps` or CPU `minutes`, one of them 0.
 
     Attributes:
-        context: name in `ssmctx.registry.contexts`, with keywords as in "carried-state:dim=64".
+        context: name in `ssmctx.registry.contexts`, with keywords as in "carried-state:dim=64"; the keyword "scales" is
+            that of `MambaICEntropyModel`.
         distribution: name in `ssmctx.registry.distributions`.
         seed: of the weights and of the batches.
         steps: how many, or 0.
@@ -75,7 +76,12 @@ def make_context(spec: str, latents: Latents) -> ContextModel:
 def make_model(plan: Plan, latents: Latents) -> FrozenModel:
     """The untrained model of a plan."""
     torch.manual_seed(plan.seed)
-    return FrozenModel(make_context(plan.context, latents), resolve_distribution(plan.distribution))
+    name, colon, keywords = plan.context.partition(":")
+    parts = keywords.split(",")
+    scales = next((part.removeprefix("scales=") for part in parts if part.startswith("scales=")), None)
+    own = ",".join(part for part in parts if not part.startswith("scales="))
+    context = make_context(f"{name}{colon}{own}", latents)
+    return FrozenModel(context, resolve_distribution(plan.distribution), scales)
 
 
 def train(plan: Plan, latents: Latents, path: Path) -> FrozenModel:

@@ -319,8 +319,7 @@ class ImageCodec(nn.Module):
         return min(plain, refined, key=lambda made: cost(*made))
 
     def _coded_latent(self, y: Tensor, pixels: Tensor, quality: float | None) -> tuple[CodedImage, Tensor | None]:
-        _, height, width = pixels.shape
-        out = self._compress_latent(y, quality)
+        (_, height, width), out = pixels.shape, self._compress_latent(y, quality)
         shape = {name: value for name, value in named_shape(out["shape"]).items() if name != "quality"}
         coded = CodedImage(
             decoder_fingerprint(self),
@@ -330,6 +329,7 @@ class ImageCodec(nn.Module):
             None if quality is None else round(float(quality) * QUALITY_UNITS),
             None if shape == self._usual_shape(height, width) else check_shape(shape),
             scan_backend(self.latent_codec),
+            exact=bool(getattr(self.latent_codec, "exact", False)),
         )
         return coded, out.get("y_hat")
 

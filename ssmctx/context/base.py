@@ -63,6 +63,22 @@ class ContextModel(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must define forward(step, y_hat, side, state=None)")
 
+    def scales(self, side: Tensor, state: Any = None) -> Tensor | None:
+        """The scales of the whole latent, where they depend on side information alone; else None, the default.
+
+        The coding loop asks once, after `begin`. Where it gets scales, y is coded in one call, a decoder has all
+        symbols before the first step, and of what `forward` gives only the means count; `forward` must still give the
+        same scales, for who asks for a step alone.
+
+        Args:
+            side: side information h_s(z_hat), (batch, 2M, H, W).
+            state: what `begin` gave, before the first step; None to compute what is needed anew.
+
+        Returns:
+            Standard deviations in quantisation steps, (batch, M, H, W), or None.
+        """
+        return None
+
     def refine(self, step: int, y_hat: Tensor, side: Tensor, state: Any = None) -> Tensor | None:
         """Correct a slice once all of it is coded; later steps and the synthesis see the corrected one.
 

@@ -34,6 +34,10 @@ class HyperOnlyContext(ContextModel):
         check_positive("HyperOnlyContext", M=M)
         super().__init__(CodingOrder.one_pass([M]))
 
+    def scales(self, side: Tensor, state: Any = None) -> Tensor:
+        """The second half of the side information; see `ContextModel.scales`."""
+        return side.chunk(2, dim=1)[1]
+
     def forward(self, step: int, y_hat: Tensor, side: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
         """Mean and scale of the whole latent; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)

@@ -8,6 +8,7 @@ from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.model import MambaICEntropyModel
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.rans import RansCoder
+from ssmctx.entropy.scale_network import ScaleNetwork
 from ssmctx.entropy.steps import Step, coding_steps, drive
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "HyperSynthesis",
     "MambaICEntropyModel",
     "RansCoder",
+    "ScaleNetwork",
     "Step",
     "StreamDecoder",
     "StreamEncoder",

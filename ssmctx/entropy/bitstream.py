@@ -3,7 +3,8 @@
 bytes  content
     4  magic "SIC" and 0x1A
     1  format version, 4
-    1  flags: 1 a quality, 2 a shape, 4 a scan backend, 8 a number of sections follows; else none, none, unknown, and 4
+    1  flags: 1 a quality, 2 a shape, 4 a scan backend, 8 a number of sections follows; else none, none, unknown, and 4,
+       or 3 with flag 16: integers say the table rows of y, and there is no guard
     8  fingerprint of the decoder: of all weights, tables and names that decoding depends on
     -  of what the flags say, in their order: the quality in 1/256 (a number); the latents' sizes as JSON, and the
        backend's name in ASCII (each a number of bytes, and these); how many sections there are (a number)
@@ -34,8 +35,7 @@ _MAGIC = b"SIC\x1a"
 _VERSION = 4
 _START = struct.Struct("<4sBB8s")
 _CRC = struct.Struct("<I")
-_QUALITY, _SHAPE, _BACKEND, _COUNT = 1, 2, 4, 8
-_USUAL_COUNT = 4
+_QUALITY, _SHAPE, _BACKEND, _COUNT, _EXACT = 1, 2, 4, 8, 16
 _MOST_SECTIONS = 64
 _MAX_PIXELS = 1 << 30
 
@@ -54,6 +54,7 @@ class CodedImage:
         backend: scan backend of the encoder, for information; "" where it is not known.
         version: of the format.
         coding: fingerprint of coder and tables, 4 bytes, in versions 2 and 3; None in others.
+        exact: whether integers say the table rows, so that there is no guard: the sections are y, z and checksums.
 
     Examples:
         >>> from ssmctx.entropy.bitstream import CodedImage
@@ -72,6 +73,7 @@ class CodedImage:
     backend: str = ""
     version: int = _VERSION
     coding: bytes | None = None
+    exact: bool = False
 
     def to_bytes(self) -> bytes:
         """The whole file, in the newest version.
@@ -96,7 +98,9 @@ class CodedImage:
             if text:
                 flags |= flag
                 fields.append(put_varint(len(text)) + text)
-        if len(self.sections) != _USUAL_COUNT:
+        if self.exact:
+            flags |= _EXACT
+        if len(self.sections) != _usual_count(flags):
             flags |= _COUNT
             fields.append(put_varint(len(self.sections)))
         numbers = (self.width, self.height, *map(len, self.sections[:-1]))
@@ -138,7 +142,7 @@ class CodedImage:
 
 def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
     _, _, flags, fingerprint = _START.unpack_from(body)
-    if flags >= 2 * _COUNT:
+    if flags >= 2 * _EXACT:
         raise CorruptStreamError("the file's flags are not those of this version: damaged")
     offset, quality, texts = _START.size, None, [b"", b""]
     if flags & _QUALITY:
@@ -149,7 +153,7 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
             texts[i], offset = body[offset : offset + length], offset + length
             if offset > len(body):
                 raise CorruptStreamError(f"the data ends within {what}: it was cut")
-    count = _USUAL_COUNT
+    count = _usual_count(flags)
     if flags & _COUNT:
         count, offset = take_varint(body, offset, "the number of sections")
         if not 1 <= count <= _MOST_SECTIONS:
@@ -176,7 +180,13 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
         quality,
         _from_json(texts[0]) if flags & _SHAPE else None,
         texts[1].decode("ascii", "replace"),
+        exact=bool(flags & _EXACT),
     )
+
+
+def _usual_count(flags: int) -> int:
+    """Sections where their number is not told."""
+    return 3 if flags & _EXACT else 4
 
 
 def _to_json(shape: Mapping[str, Any] | None) -> bytes:

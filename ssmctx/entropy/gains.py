@@ -27,10 +27,12 @@ class Gain(NamedTuple):
     Attributes:
         y: of y.
         z: of z.
+        units: the quality of each image in 1/256, or one for all; none for gains of 1.
     """
 
     y: Tensor | None = None
     z: Tensor | None = None
+    units: tuple[int, ...] = ()
 
 
 class QualityGains(nn.Module):
@@ -84,7 +86,7 @@ class QualityGains(nn.Module):
         def at(log: Tensor) -> Tensor:
             return torch.lerp(log[lower], log[upper], t).exp()[:, :, None, None]
 
-        return Gain(at(self.log_y), at(self.log_z))
+        return Gain(at(self.log_y), at(self.log_z), tuple(units))
 
     def units(self, quality: Quality) -> list[int]:
         """Qualities as a file tells them, in 1/256.

@@ -17,14 +17,30 @@ from ssmctx.entropy.streams import to_symbols
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
 
-__all__ = ["CodedSide", "Hyperprior", "Rounding", "straight_through"]
+__all__ = ["CodedSide", "EstimatedSide", "Hyperprior", "Rounding", "straight_through"]
 
 Rounding = Callable[[Tensor], Tensor]
 """Elementwise, real numbers to what stands for whole ones."""
 
+
+class EstimatedSide(NamedTuple):
+    """Side information, and what z costs.
+
+    Attributes:
+        side: h_s(z_hat) at y's size, (batch, 2M, H, W).
+        symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+        likelihoods: of z, of the same shape.
+    """
+
+    side: Tensor
+    symbols: Tensor
+    likelihoods: Tensor
+
+
 _METHODS = {
     "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss"),
-    "context": ("order", "begin", "refine"),
+    "context": ("order", "begin", "scales", "refine"),
+    "scale_network": ("exact", "update"),
     "y_tables": ("tables", "store"),
 }
 """What is asked of parts beside calling them; wrappers such as DataParallel hide it."""
@@ -35,12 +51,14 @@ class CodedSide(NamedTuple):
 
     Attributes:
         side: h_s(z_hat) at y's size, (1, 2M, H, W).
+        symbols: of z, (1, hyper_channels, h, w), whole numbers.
         checksum: of z's symbols.
         stream: of z.
         size: height and width of z.
     """
 
     side: Tensor
+    symbols: Tensor
     checksum: int
     stream: bytes
     size: tuple[int, int]
@@ -71,15 +89,15 @@ class Hyperprior(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         hidden = [method for method in _METHODS.get(name, ()) if not hasattr(value, method)]
-        if hidden:
+        if hidden and value is not None:
             raise ArgumentError(
                 f"{type(self).__name__}: {name} needs {', '.join(hidden)}, and {type(value).__name__} has none: wrap "
                 "the whole model or modules inside, or hand these on to what is wrapped"
             )
         super().__setattr__(name, value)
 
-    def estimate_side(self, y: Tensor, gain: Tensor | None, rounding: Rounding | None = None) -> tuple[Tensor, Tensor]:
-        """Side information and the likelihoods of z.
+    def estimate_side(self, y: Tensor, gain: Tensor | None, rounding: Rounding | None = None) -> EstimatedSide:
+        """Side information, z's symbols and their likelihoods.
 
         In training z_hat is rounded with straight-through gradients, and the likelihoods are those of additive uniform
         noise.
@@ -97,7 +115,7 @@ class Hyperprior(nn.Module):
             likelihoods = self.entropy_bottleneck.likelihood(rounded + medians)
         else:
             rounded = straight_through(z - medians) if self.training else torch.round(z - medians)
-        return self._synthesise(rounded, medians, gain, y.shape[2:]), likelihoods
+        return EstimatedSide(self._synthesise(rounded, medians, gain, y.shape[2:]), rounded, likelihoods)
 
     def encode_side(self, y: Tensor, gain: Tensor | None, coder: Coder) -> CodedSide:
         """Code z of one image, y (1, M, H, W)."""
@@ -110,7 +128,7 @@ class Hyperprior(nn.Module):
             encoder.encode(symbols, self._z_rows(z.shape[2:]), self.entropy_bottleneck.tables())
             stream = encoder.finish()
         side = self._synthesise(rounded, medians, gain, y.shape[2:])
-        return CodedSide(side, checksum(symbols), stream, (z.shape[2], z.shape[3]))
+        return CodedSide(side, rounded, checksum(symbols), stream, (z.shape[2], z.shape[3]))
 
     def decode_side(
         self, coded: bytes, size: torch.Size, y_size: torch.Size, gain: Tensor | None, coder: Coder
@@ -134,7 +152,7 @@ class Hyperprior(nn.Module):
             decoder.finish()
         rounded = torch.from_numpy(symbols).to(medians.device).to(medians.dtype).view(1, -1, *size)
         side = self._synthesise(rounded, medians, gain, y_size)
-        return CodedSide(side, checksum(symbols), coded, (size[0], size[1]))
+        return CodedSide(side, rounded, checksum(symbols), coded, (size[0], size[1]))
 
     def _analyse(self, y: Tensor, gain: Tensor | None) -> Tensor:
         with stage("h_a"):

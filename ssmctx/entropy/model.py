@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
-from ssmctx.context.channel_spatial import ChannelSpatialContext
 from ssmctx.distributions import Distribution, resolve_distribution
+from ssmctx.entropy.arguments import check_coded, context_of, scale_network_of
 from ssmctx.entropy.checksums import Checksums
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.gains import Gain, Quality, QualityGains
@@ -20,13 +20,14 @@ from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
-from ssmctx.entropy.steps import Step, coding_steps, drive, put_channels
+from ssmctx.entropy.scale_network import ScaleNetwork
+from ssmctx.entropy.steps import LatentScales, Step, coding_steps, drive, put_channels
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.lookalike import Lookalike
-from ssmctx.registry import coders, contexts
+from ssmctx.registry import coders
 
 __all__ = ["MambaICEntropyModel"]
 
@@ -60,8 +61,11 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             `ssmctx.distributions.Distribution`.
         N: half the width of the default h_a and h_s; default 128.
         coder: a name from `ssmctx.registry.coders`.
-        guard_band: relative drift of scales that a decoder may have, up to 0.0039; 0 to write no guard.
+        guard_band: relative drift of scales that a decoder may have, up to 0.0039, default 2^-13; 0 to write no guard.
         qualities: how many qualities the model learns gains for; None for a model of one rate.
+        scales: "integer" for a `ScaleNetwork` that gives all scales from z's symbols, exactly on every machine and
+            without a guard; "float" for the same network in floating point; or a `ScaleNetwork`. The context then gives
+            the means alone. None takes the context's scales.
 
     Raises:
         ArgumentError: the context is made for another number of channels, a size is below 1, the band is too wide, or
@@ -94,8 +98,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         distribution: str | Distribution = "gaussian",
         N: int | None = None,
         coder: str = "rans",
-        guard_band: float = DEFAULT_BAND,
+        guard_band: float | None = None,
         qualities: int | None = None,
+        scales: ScaleNetwork | str | None = None,
     ) -> None:
         if context is not None and num_slices is not None:
             raise ArgumentError("MambaICEntropyModel: num_slices is of the default context; give it or context")
@@ -109,13 +114,22 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             hyper_analysis(M, 2 * N, hyper_channels) if h_a is None else h_a,
             HyperSynthesis(M, 2 * N, hyper_channels) if h_s is None else h_s,
         )
-        self.context = _context(M, num_slices, context)
+        self.context = context_of(M, num_slices, context)
         self.distribution = resolve_distribution(distribution)
         self.scale_bound = LowerBound(self.distribution.grid.minimum)
         self.coder: Coder = coders.create(coder)
-        self.guard_band = check_band(guard_band, self.distribution.grid)
+        self.scale_network = scale_network_of(scales, M, hyper_channels, self.distribution.grid)
+        if self.exact and guard_band is not None:
+            raise ArgumentError("MambaICEntropyModel: scales from integers need no guard; leave guard_band out")
+        band = DEFAULT_BAND if guard_band is None else guard_band
+        self.guard_band = 0.0 if self.exact else check_band(band, self.distribution.grid)
         self.y_tables = StoredTables(self.distribution.tables(), self.distribution.name)
         self.gains = None if qualities is None else QualityGains(M, hyper_channels, qualities)
+
+    @property
+    def exact(self) -> bool:
+        """Whether scales come from integers, so that files decode to the same symbols on every machine."""
+        return self.scale_network is not None and self.scale_network.exact
 
     # --- CompressAI's contract
 
@@ -171,8 +185,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             quality: 0 to qualities - 1, whole or between; None for gains of 1.
 
         Returns:
-            "strings" [y streams, z streams, checksums, guards], each a list of bytes per image; "shape" {"y": (H, W),
-            "hyper": (h, w)} in latent cells, and "quality" where one was given; "y_hat".
+            "strings" [y streams, z streams, checksums, guards], each a list of bytes per image, no guards where scales
+            come from integers; "shape" {"y": (H, W), "hyper": (h, w)} in latent cells, and "quality" where one was
+            given; "y_hat".
 
         Raises:
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
@@ -194,7 +209,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         if quality is not None:
             shape["quality"] = float(quality)
         return {
-            "strings": [list(of_a_kind) for of_a_kind in zip(*sections, strict=True)],
+            "strings": [list(of_a_kind) for of_a_kind in zip(*sections, strict=True)][: self._kinds()],
             "shape": shape,
             "y_hat": torch.cat(y_hats),
         }
@@ -206,7 +221,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         """Decode what `compress` made.
 
         Args:
-            strings: [y streams, z streams, checksums, guards], one of each per image.
+            strings: [y streams, z streams, checksums, guards], as `compress` gave them, one of each per image.
             shape: {"y": (H, W), "hyper": (h, w)} in latent cells, and "quality" where it was coded with one.
             quality: in place of shape["quality"].
 
@@ -220,7 +235,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             DecodeMismatchError: a step decodes to other symbols than were encoded.
             NotUpdatedError: `update()` was not called.
         """
-        images, size, hyper_size = _check_coded(strings, shape)
+        images, size, hyper_size = check_coded(strings, shape, self._kinds())
         known = shape.get("quality")
         if quality is not None and known is not None and quality != known:
             raise ArgumentError(f"the latent was coded with quality {known}, decompress got quality={quality}")
@@ -230,7 +245,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         return {"y_hat": torch.cat(y_hats)}
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
-        """Build the coding tables; call it after training.
+        """Build the coding tables, and the integers of a scale network; call it after training.
 
         Args:
             force: build them anew where they are built.
@@ -238,10 +253,14 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Returns:
             Whether anything was built.
+
+        Raises:
+            ArgumentError: a sum of the scale network could reach 2^53.
         """
         if force:
             self.y_tables.store(self.distribution.tables())
-        return self.entropy_bottleneck.update(force=force, update_quantiles=update_quantiles)
+        integers = self.scale_network is not None and self.scale_network.update(self.gains, force)
+        return self.entropy_bottleneck.update(force=force, update_quantiles=update_quantiles) or integers
 
     def aux_loss(self) -> Tensor:
         """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""
@@ -260,15 +279,18 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
     def decoder_state(self) -> dict[str, Tensor]:
         """All numbers but the coding tables that decoding depends on, by name."""
-        encoder_only = ("h_a.", "entropy_bottleneck.", "y_tables.", "scale_bound.")
-        state = {name: value for name, value in self.state_dict().items() if not name.startswith(encoder_only)}
+        encoder_only = ["h_a.", "entropy_bottleneck.", "y_tables.", "scale_bound."]
+        if self.exact:  # of which the integers count
+            encoder_only += [f"scale_network.{name}" for name, _ in self.scale_network.named_parameters()]  # type: ignore[union-attr]
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith(tuple(encoder_only))}
         return {**state, "medians": self.entropy_bottleneck.medians()}
 
     # --- one image (or, in training, one batch)
 
     def _estimate(self, y: Tensor, gain: Gain, rounding: Rounding | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """y_hat and the likelihoods of y and z."""
-        side, z_likelihoods = self.estimate_side(y, gain.z, rounding)
+        side, symbols, z_likelihoods = self.estimate_side(y, gain.z, rounding)
+        ahead = self._scales_ahead(symbols, gain, y.shape[2:], frozen=False)
         likelihoods = torch.ones_like(y, dtype=torch.promote_types(y.dtype, torch.float32))
 
         def quantised(step: Step) -> Tensor:
@@ -284,7 +306,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             likelihoods = put_channels(likelihoods, step.channels, p)
             return q
 
-        y_hat = drive(coding_steps(self.context, side, gain.y), quantised)
+        y_hat = drive(coding_steps(self.context, side, gain.y, ahead), quantised)
         return y_hat, likelihoods, z_likelihoods
 
     def _tabled(self, scale: Tensor) -> Tensor:
@@ -306,7 +328,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             writer.write(step, q)
             return q
 
-        y_hat = drive(coding_steps(self.context, coded.side, gain.y), quantised)
+        ahead = self._scales_ahead(coded.symbols, gain, y.shape[2:], frozen=True)
+        y_hat = drive(coding_steps(self.context, coded.side, gain.y, ahead), quantised)
         stream, checksums, guard = writer.finish(coded.checksum)
         return Sections(stream, coded.stream, checksums, guard), y_hat, coded.size
 
@@ -319,12 +342,25 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             raise CorruptStreamError(
                 "z decodes to other symbols than were encoded: its stream, the checksums or the guard is damaged"
             )
-        reader = LatentReader(self.coder, self.y_tables.tables(), self.distribution.grid, sections.y, guard, checksums)
-        y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)
+        coded_by = (self.context.order, self.coder, self.y_tables.tables(), self.distribution.grid)
+        reader = LatentReader(*coded_by, sections.y, guard, checksums)
+        ahead = self._scales_ahead(coded.symbols, gain, size, frozen=True)
+        y_hat = drive(coding_steps(self.context, coded.side, gain.y, ahead), reader.read)
         reader.finish()
         return y_hat
 
     # --- pieces
+
+    def _scales_ahead(self, symbols: Tensor, gain: Gain, size: torch.Size, frozen: bool) -> LatentScales | None:
+        """All scales of z's symbols; None where the context gives them."""
+        if self.scale_network is None:
+            return None
+        ahead: LatentScales = self.scale_network(symbols, gain, size, frozen)
+        return ahead
+
+    def _kinds(self) -> int:
+        """Kinds of strings: no guards where none are needed."""
+        return len(Sections._fields) - self.exact
 
     def _gain(self, quality: Quality | None, batch: int) -> Gain:
         if quality is None:
@@ -357,43 +393,5 @@ def _joined(images: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
 def _of_image(gain: Gain, image: int) -> Gain:
     if gain.y is None or gain.z is None or len(gain.y) == 1:
         return gain
-    return Gain(gain.y[image : image + 1], gain.z[image : image + 1])
-
-
-def _context(M: int, num_slices: int | None, context: ContextModel | str | None) -> ContextModel:
-    if context is None:
-        return ChannelSpatialContext(M, num_slices)
-    made: ContextModel = contexts.create(context, M) if isinstance(context, str) else context
-    order = getattr(made, "order", None)
-    if order is None or not isinstance(made, nn.Module):
-        raise ArgumentError(
-            f"MambaICEntropyModel: context must be a ContextModel or a name of one, got {type(made).__name__}"
-        )
-    if order.num_channels != M:
-        raise ArgumentError(f"MambaICEntropyModel: the context must have M={M} channels, got {order.num_channels}")
-    return made
-
-
-def _check_coded(
-    strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any]
-) -> tuple[list[Sections], torch.Size, torch.Size]:
-    nested = isinstance(strings, (list, tuple)) and all(isinstance(streams, (list, tuple)) for streams in strings)
-    counts = [len(streams) for streams in strings] if nested else []
-    kinds = len(Sections._fields)
-    if counts and 2 <= len(counts) < kinds and len(set(counts)) == 1:
-        raise ArgumentError(
-            f"strings must be [y streams, z streams, checksums, guards], got {len(counts)} lists: keep all that "
-            "compress gives, since y and z do not decode safely without the others"
-        )
-    if len(counts) != kinds or len(set(counts)) != 1 or not counts[0]:
-        raise ArgumentError(
-            "strings must be [y streams, z streams, checksums, guards], one of each per image, "
-            f"got {f'lists of lengths {counts}' if nested else f'{strings!r:.80}'}"
-        )
-    sizes = []
-    for key in ("y", "hyper"):
-        size = shape.get(key) if isinstance(shape, Mapping) else None
-        if not isinstance(size, (list, tuple)) or [isinstance(n, int) and n >= 1 for n in size] != [True, True]:
-            raise ArgumentError(f'shape must be {{"y": (H, W), "hyper": (h, w)}} in latent cells, got {shape!r}')
-        sizes.append(torch.Size(size))
-    return [Sections(*image) for image in zip(*strings, strict=True)], sizes[0], sizes[1]
+    own = slice(image, image + 1)
+    return Gain(gain.y[own], gain.z[own], gain.units[own])

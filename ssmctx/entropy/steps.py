@@ -10,10 +10,36 @@ import torch
 from torch import Tensor
 
 from ssmctx.context.base import ContextModel
+from ssmctx.context.order import CodingOrder
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
 
-__all__ = ["Step", "coding_steps", "drive", "put_channels"]
+__all__ = ["LatentScales", "Step", "coding_steps", "drive", "put_channels"]
+
+
+@dataclass(frozen=True)
+class LatentScales:
+    """The scales of a whole latent, known before its first step; as numbers, or as rows of the coding tables.
+
+    Attributes:
+        scale: (batch, M, H, W), any real number; the standard deviation of the residual in quantisation steps.
+        rows: (batch, M, H, W) int64, the table row of each element, where integers say it; else None.
+    """
+
+    scale: Tensor
+    rows: Tensor | None = None
+
+    def in_coding_order(self, order: CodingOrder) -> Tensor:
+        """Rows, or scales where there are none, of one image, (M * H * W,), as the coder takes the elements."""
+        of_each = (self.scale if self.rows is None else self.rows)[0].flatten(1)
+        size = (self.scale.shape[2], self.scale.shape[3])
+        indices = [  # on the host, so that no GPU is waited for
+            lattice.positions(size).flatten().nonzero().flatten().to(of_each.device) for lattice in order.lattices
+        ]
+        steps = range(order.num_steps)
+        return torch.cat(
+            [of_each[order.channels(t)].index_select(1, indices[order.pass_index(t)]).flatten() for t in steps]
+        )
 
 
 @dataclass(frozen=True)
@@ -28,6 +54,7 @@ class Step:
         mean: (batch, m, H, W), for the m channels of the slice.
         scale: (batch, m, H, W), any real number; the standard deviation of the residual in quantisation steps.
         gain: (batch or 1, m, 1, 1), quantisation steps per unit of y; None for 1.
+        ahead: the scales of the whole latent, where they are known before its first step; else None.
     """
 
     index: int
@@ -37,6 +64,7 @@ class Step:
     mean: Tensor
     scale: Tensor
     gain: Tensor | None
+    ahead: LatentScales | None = None
 
     @cached_property
     def indices(self) -> Tensor:
@@ -52,6 +80,11 @@ class Step:
     def value(self, q: Tensor) -> Tensor:
         """y_hat of residuals q (batch, m, H, W): q / gain + mean."""
         return (q if self.gain is None else q / self.gain) + self.mean
+
+    def coded_with(self) -> Tensor:
+        """Of each element that the step codes, in coding order, its table row where integers say it, else its scale."""
+        rows = None if self.ahead is None else self.ahead.rows
+        return self.gather(self.scale if rows is None else rows[:, self.channels]).flatten()
 
     def gather(self, x: Tensor) -> Tensor:
         """What x (batch, m, H, W) holds at the step's positions, (batch, m, P)."""
@@ -75,18 +108,22 @@ def put_channels(x: Tensor, channels: slice | list[int], values: Tensor) -> Tens
     return x.index_copy(1, torch.tensor(channels, device=x.device), values)
 
 
-def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None) -> Generator[Step, Tensor, Tensor]:
+def coding_steps(
+    context: ContextModel, side: Tensor, gain: Tensor | None = None, ahead: LatentScales | None = None
+) -> Generator[Step, Tensor, Tensor]:
     """Walk a latent in coding order.
 
     Yields each `Step` and takes back, by `send`, the quantised residuals q of its slice, (batch, m, H, W), of which
     only the step's own positions count.
     Sets y_hat = q / gain + mean there, and after the last step of a slice lets the context refine that slice. The
     context is only ever shown a y_hat that holds what was sent in before, zero elsewhere, so that it cannot look ahead.
+    Where scales are known before the first step, be it from `context.scales`, each step takes its own from there.
 
     Args:
         context: the context model.
         side: side information (batch, 2M, H, W).
         gain: quantisation steps per unit of y, (batch or 1, M, 1, 1); None for 1.
+        ahead: all scales, in quantisation steps, in place of the context's.
 
     Returns:
         The whole y_hat, (batch, M, H, W).
@@ -100,6 +137,9 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
     y_hat = side.new_zeros(batch, order.num_channels, height, width)
     with stage("context"):
         state = context.begin(side)
+        if ahead is None and (scales := context.scales(side, state)) is not None:
+            _check_shape(context, "scales", "tensor", y_hat.shape, scales)
+            ahead = LatentScales(scales if gain is None else scales * gain)
     for index in range(order.num_steps):
         channels = order.channels(index)
         on_host = order.positions(index, (height, width), "cpu")
@@ -108,9 +148,11 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
         with stage("context", index):
             predicted = context(index, y_hat, side, state)
         mean, scale = _checked(context, index, y_hat[:, channels].shape, predicted)
-        step = Step(
-            index, channels, positions, on_host, mean, scale if own_gain is None else scale * own_gain, own_gain
-        )
+        if ahead is not None:
+            scale = ahead.scale[:, channels]
+        elif own_gain is not None:
+            scale = scale * own_gain
+        step = Step(index, channels, positions, on_host, mean, scale, own_gain, ahead)
         q = yield step
         y_hat = put_channels(y_hat, channels, torch.where(positions, step.value(q), y_hat[:, channels]))
         if order.ends_slice(index):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from ssmctx.errors import CheckpointError
 __all__ = ["HeldTables", "StoredTables"]
 
 
+T = TypeVar("T")
 _LAW, _UNSAID = "law", "gaussian"
 
 
@@ -128,16 +129,17 @@ class StoredTables(HeldTables):
 
 
 class PreparedTables:
-    """Tables made once for as long as the tensors that they are made of hold the same values."""
+    """What is made once for as long as the tensors that it is made of hold the same values."""
 
     def __init__(self) -> None:
-        self._last: tuple[list[NDArray[Any]], CodingTables] | None = None  # one attribute, for threads
+        self._last: tuple[list[NDArray[Any]], Any] | None = None  # one attribute, for threads
 
-    def of(self, make: Callable[[], CodingTables], *sources: Tensor) -> CodingTables:
+    def of(self, make: Callable[[], T], *sources: Tensor) -> T:
         """What `make()` gives, or gave for the very same values."""
         # values, since tensors made in inference_mode have no version, and `.data` changes others without one
         arrays = [source.detach().cpu().numpy() for source in sources]
         last = self._last
         if last is None or not all(np.array_equal(a, b) for a, b in zip(arrays, last[0], strict=True)):
             last = self._last = [array.copy() for array in arrays], make()
-        return last[1]
+        made: T = last[1]
+        return made

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.checksums import Checksums, checksum
@@ -30,13 +31,14 @@ class Sections(NamedTuple):
         y: the symbols of y.
         z: the symbols of z.
         checksums: of both, and of the guard; see `ssmctx.entropy.checksums`.
-        guard: what keeps the decoder on the encoder's table rows; see `ssmctx.entropy.guard`.
+        guard: what keeps the decoder on the encoder's table rows; see `ssmctx.entropy.guard`. There is none where
+            integers say the rows.
     """
 
     y: bytes
     z: bytes
     checksums: bytes
-    guard: bytes
+    guard: bytes = b""
 
 
 def to_symbols(values: Tensor) -> NDArray[np.int16]:
@@ -70,10 +72,10 @@ class LatentWriter:
 
     def write(self, step: Step, q: Tensor) -> None:
         """Append the residuals q that a step codes; of (1, m, H, W) those at the step's positions."""
-        self._steps.append((step, step.gather(q).flatten(), step.gather(step.scale).flatten()))
+        self._steps.append((step, step.gather(q).flatten(), step.coded_with()))
 
     def finish(self, z_checksum: int) -> tuple[bytes, bytes, bytes]:
-        """The sections of y, checksums and guard.
+        """The sections of y, checksums and guard; where integers say the rows, no guard, and one checksum for all.
 
         Raises:
             NonFiniteError: a mean or scale is not finite; the message names the step.
@@ -84,15 +86,16 @@ class LatentWriter:
         if not bool(scale.isfinite().all() & value.isfinite().all()):
             raise _not_finite(self._steps)
         symbols = to_symbols(value)
+        exact = not scale.is_floating_point()
         with stage("guard"):
-            rows, guard = guard_scales(scale, self._band, self._grid)
+            rows, guard = (scale, Guard.none()) if exact else guard_scales(scale, self._band, self._grid)
         with stage("coder"):
             encoder = self._coder.encoder()
             encoder.encode(symbols, host_rows(rows), self._tables)
             stream = encoder.finish()
         ends = np.cumsum([len(part) for part in values])
         guard_bytes = guard.to_bytes(len(symbols))
-        checksums = Checksums.of(z_checksum, np.split(symbols, ends[:-1]), len(stream))
+        checksums = Checksums.of(z_checksum, [symbols] if exact else np.split(symbols, ends[:-1]), len(stream))
         return stream, checksums.to_bytes(guard_bytes), guard_bytes
 
 
@@ -100,6 +103,7 @@ class LatentReader:
     """Hands out the steps of one image.
 
     Args:
+        order: the coding order.
         coder: that wrote the stream.
         tables: that it wrote with.
         grid: the tables' scales.
@@ -113,6 +117,7 @@ class LatentReader:
 
     def __init__(
         self,
+        order: CodingOrder,
         coder: Coder,
         tables: CodingTables,
         grid: ScaleGrid,
@@ -120,11 +125,12 @@ class LatentReader:
         guard: Guard,
         checksums: Checksums | None,
     ) -> None:
+        self._order = order
         self._decoder = coder.decoder(stream)
         self._tables, self._grid, self._guard = tables, grid, guard
-        self._expected = None if checksums is None else checksums.steps
-        self._symbols: list[NDArray[np.int16]] = []
-        self._count = 0
+        self._expected = () if checksums is None else checksums.steps
+        self._read: list[NDArray[np.int16]] = []  # all of y in one where scales are known ahead
+        self._count, self._exact = 0, False
 
     def read(self, step: Step) -> Tensor:
         """The residuals q of a step, (1, m, H, W); zero outside its positions.
@@ -132,22 +138,21 @@ class LatentReader:
         Raises:
             DecodeMismatchError: the symbols are not those that were encoded.
         """
-        scale = step.gather(step.scale)
-        with stage("guard", step.index):
-            rows = guarded_rows(scale.flatten(), self._count, self._guard, self._grid)
-        self._count += rows.size
-        try:
-            with stage("coder", step.index):
-                symbols = self._decoder.decode(rows, self._tables)
-        except CorruptStreamError as error:
-            raise _mismatch(step.name()) from error
-        if self._expected is not None and len(self._expected) == 1:
-            self._symbols.append(symbols)
-        elif self._expected is not None and checksum(symbols) != self._expected[step.index]:
-            raise _mismatch(step.name())
+        count = step.mean.shape[1] * len(step.indices)
+        if step.ahead is None:
+            symbols = self._decode(step.coded_with(), step.index, step.name())
+            self._read.append(symbols)
+        else:
+            if not self._read:
+                self._read = [self._decode(step.ahead.in_coding_order(self._order), None, "y")]
+                self._check_all()  # before the network runs for nothing
+            symbols = self._read[0][self._count : self._count + count]
+        self._count += count
+        if len(self._expected) > 1 and checksum(symbols) != self._expected[step.index]:
+            raise _mismatch(step.name(), self._exact)
         with stage("transfer", step.index):
-            q = torch.from_numpy(symbols).to(scale.device).to(scale.dtype)
-        return step.scatter(q.view_as(scale))
+            q = torch.from_numpy(symbols).to(step.mean.device).to(step.mean.dtype)
+        return step.scatter(q.view(1, step.mean.shape[1], -1))
 
     def finish(self) -> None:
         """Check what is checked for all steps at once, and that the stream holds nothing else.
@@ -156,9 +161,25 @@ class LatentReader:
             DecodeMismatchError: the symbols are not those that were encoded.
             CorruptStreamError: the stream goes on.
         """
-        if self._symbols and checksum(np.concatenate(self._symbols)) != self._expected[0]:  # type: ignore[index]
-            raise _mismatch("y")
+        self._check_all()
         self._decoder.finish()
+
+    def _check_all(self) -> None:
+        if len(self._expected) == 1 and checksum(np.concatenate(self._read)) != self._expected[0]:
+            raise _mismatch("y", self._exact)
+
+    def _decode(self, coded_with: Tensor, index: int | None, where: str) -> NDArray[np.int16]:
+        """The next symbols, from the rows or scales that they were coded with."""
+        with stage("guard", index):
+            self._exact = not coded_with.is_floating_point()
+            rows = (
+                host_rows(coded_with) if self._exact else guarded_rows(coded_with, self._count, self._guard, self._grid)
+            )
+        try:
+            with stage("coder", index):
+                return self._decoder.decode(rows, self._tables)
+        except CorruptStreamError as error:
+            raise _mismatch(where, self._exact) from error
 
 
 def _not_finite(steps: list[tuple[Step, Tensor, Tensor]]) -> NonFiniteError:
@@ -169,7 +190,12 @@ def _not_finite(steps: list[tuple[Step, Tensor, Tensor]]) -> NonFiniteError:
     )
 
 
-def _mismatch(where: str) -> DecodeMismatchError:
+def _mismatch(where: str, exact: bool) -> DecodeMismatchError:
+    if exact:
+        return DecodeMismatchError(
+            f"{where} decodes to other symbols than were encoded: the stream is damaged; its table rows come from "
+            "integers, which do not drift"
+        )
     return DecodeMismatchError(
         f"{where} decodes to other symbols than were encoded: the stream is damaged, or this machine's numbers drift "
         "by more than the guard band; encode with a wider guard_band, or decode on a machine like the encoder's"

@@ -15,6 +15,7 @@ from ssmctx.testing.laws.causal import assert_causal, assert_causal_steps, asser
 from ssmctx.testing.laws.coder import assert_coder
 from ssmctx.testing.laws.corruption import assert_rejects_corruption
 from ssmctx.testing.laws.distribution import assert_distribution
+from ssmctx.testing.laws.drift import DRIFTS, assert_agrees_under_drift, drifting, largest_drift
 from ssmctx.testing.laws.rate import assert_real_bits
 from ssmctx.testing.laws.round_trip import SIZES, assert_any_size, assert_deterministic, assert_round_trip
 from ssmctx.testing.laws.scan import assert_scan_equal, poisoned_memory
@@ -23,6 +24,7 @@ from ssmctx.testing.report import Verdict, print_report, run_laws
 
 __all__ = [
     "CORRUPTIONS",
+    "DRIFTS",
     "LATENTS",
     "SIZES",
     "Corruption",
@@ -31,6 +33,7 @@ __all__ = [
     "LawBroken",
     "ScanCase",
     "Verdict",
+    "assert_agrees_under_drift",
     "assert_any_size",
     "assert_block",
     "assert_causal",
@@ -46,6 +49,8 @@ __all__ = [
     "assert_state_dict",
     "corruptions_of",
     "count_bits",
+    "drifting",
+    "largest_drift",
     "poisoned_memory",
     "print_report",
     "run_laws",

@@ -31,6 +31,7 @@ the laws:
   real bits       8 * bytes lie within 1 % + 64 bytes of -log2 of all likelihoods (required of trained models)
   state dict      saves and loads in any order, copies, pickles, changes dtype
   corruption      a damaged stream ends in a ValueError, never in an image, a crash, a hang or a flood of memory
+  drift           how far a decoder's numbers may be off, relatively, before it reads other symbols (see --drift)
 
 examples:
   python -m ssmctx.testing mycodecs:make_entropy_model --latent-channels 192
@@ -56,7 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         factory()
         laws = codec_laws(
-            factory, make_input, size, sizes, tolerance=options.tolerance, may_decode=tuple(options.may_decode)
+            factory,
+            make_input,
+            size,
+            sizes,
+            tolerance=options.tolerance,
+            may_decode=tuple(options.may_decode),
+            drift=options.drift,
         )
     except Exception as error:
         message = str(error) if isinstance(error, SsmctxError) else f"{options.factory}: {in_brief(error)}"
@@ -89,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         default=0.0,
         metavar="T",
         help="difference of reconstructions that is none; default 0",
+    )
+    parser.add_argument(
+        "--drift",
+        type=float,
+        default=0.0,
+        metavar="D",
+        help="relative drift that a decoder must bear; default 0, which only says how much it bears",
     )
     parser.add_argument(
         "--may-decode",

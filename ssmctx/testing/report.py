@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ssmctx.errors import ArgumentError
 from ssmctx.testing.broken import LawBroken
 from ssmctx.testing.contract import ready
 from ssmctx.testing.isolation import run_each
 from ssmctx.testing.laws.corruption import assert_rejects_corruption
+from ssmctx.testing.laws.drift import assert_agrees_under_drift, largest_drift
 from ssmctx.testing.laws.rate import assert_real_bits
 from ssmctx.testing.laws.round_trip import SIZES, assert_any_size, assert_deterministic, assert_round_trip
 from ssmctx.testing.laws.state import assert_state_dict
@@ -31,7 +33,7 @@ class Verdict:
         law: its name.
         result: "holds", "BROKEN", or "untrained": broken, but required of trained models only.
         seconds: it took.
-        found: what was found where it does not hold.
+        found: what was found where it does not hold; of drift also how much the codec bears.
     """
 
     law: str
@@ -49,7 +51,8 @@ def codec_laws(
     tolerance: float = 0.0,
     errors: tuple[type[Exception], ...] = (ValueError,),
     may_decode: Sequence[str] = (),
-) -> dict[str, Callable[[], None]]:
+    drift: float = 0.0,
+) -> dict[str, Callable[[], str | None]]:
     """The laws of a codec, by name, ready to be called.
 
     Args:
@@ -60,6 +63,7 @@ def codec_laws(
         tolerance: see `assert_round_trip`.
         errors: see `assert_rejects_corruption`.
         may_decode: see `assert_rejects_corruption`.
+        drift: that a decoder must bear, see `assert_agrees_under_drift`; 0 says only how much it bears.
     """
     made: list[Any] = []
 
@@ -81,16 +85,21 @@ def codec_laws(
         "corruption": lambda: assert_rejects_corruption(
             codec(), make_input(*size), errors=errors, may_decode=may_decode
         ),
+        "drift": lambda: _bears_drift(codec(), make_input(*size), drift),
     }
 
 
 def judge(
-    laws: dict[str, Callable[[], None]], *, trained: bool = True, seconds: float = 600.0, memory_bytes: int = 8 << 30
+    laws: Mapping[str, Callable[[], str | None]],
+    *,
+    trained: bool = True,
+    seconds: float = 600.0,
+    memory_bytes: int = 8 << 30,
 ) -> Iterator[Verdict]:
     """Try laws one after the other, each safe from the crashes of the others.
 
     Args:
-        laws: functions that raise `LawBroken`, by name.
+        laws: functions that raise `LawBroken`, by name; what one returns in words is told where it holds.
         trained: whether "real bits" is required.
         seconds: that a law may take.
         memory_bytes: that all may take beyond what this process has.
@@ -98,9 +107,9 @@ def judge(
     # a law starts children of its own where it expects crashes; this one catches those that nobody expects
     tasks = [_task(law) for law in laws.values()]
     for name, outcome in zip(laws, run_each(tasks, seconds, memory_bytes), strict=True):
-        found = outcome.failure or outcome.value
-        result = "holds" if not found else "BROKEN" if trained or name != "real bits" else "untrained"
-        yield Verdict(name, result, outcome.seconds, found or "")
+        holds, found = (False, outcome.failure) if outcome.failure else outcome.value
+        result = "holds" if holds else "BROKEN" if trained or name != "real bits" else "untrained"
+        yield Verdict(name, result, outcome.seconds, found)
 
 
 def run_laws(
@@ -120,7 +129,8 @@ def run_laws(
         size: at which all laws but "any size" are tried.
         sizes: at which that one is.
         trained: whether the factory's codec is trained for such input, so that "real bits" is required.
-        options: `tolerance`, see `assert_round_trip`; `errors` and `may_decode`, see `assert_rejects_corruption`.
+        options: `tolerance`, see `assert_round_trip`; `errors` and `may_decode`, see `assert_rejects_corruption`;
+            `drift`, see `assert_agrees_under_drift`.
 
     Returns:
         A verdict a law.
@@ -172,15 +182,24 @@ def print_report(verdicts: Iterable[Verdict], title: str = "") -> bool:
     return sound
 
 
-def _task(law: Callable[[], None]) -> Callable[[], str]:
-    def task() -> str:
+def _task(law: Callable[[], str | None]) -> Callable[[], tuple[bool, str]]:
+    def task() -> tuple[bool, str]:
         try:
-            law()
+            return True, law() or ""
         except LawBroken as error:
-            return f"{error.found}" + (f"\nusual cause: {error.cause}" if error.cause else "")
-        return ""
+            return False, f"{error.found}" + (f"\nusual cause: {error.cause}" if error.cause else "")
 
     return task
+
+
+def _bears_drift(codec: Any, x: Tensor, required: float) -> str:
+    try:
+        assert_agrees_under_drift(codec, x, required)
+        return f"a decoder's numbers may be off by {largest_drift(codec, x):g}, relatively, before symbols change"
+    except ArgumentError as error:
+        if required:
+            raise
+        return f"not judged: {error}"
 
 
 def _ignore(_: object) -> None:

@@ -14,6 +14,7 @@ from ssmctx.errors import ArgumentError
 from ssmctx.testing.cases import Image, Latent
 from ssmctx.testing.contract import ready
 from ssmctx.testing.laws.corruption import assert_rejects_corruption
+from ssmctx.testing.laws.drift import assert_agrees_under_drift
 from ssmctx.testing.laws.rate import assert_real_bits
 from ssmctx.testing.laws.round_trip import SIZES, assert_any_size, assert_deterministic, assert_round_trip
 from ssmctx.testing.laws.state import assert_state_dict
@@ -40,6 +41,7 @@ class CodecLaws:
         tolerance: see `assert_round_trip`.
         errors: that refuse a damaged stream.
         may_decode: kinds of damage that may also end in a reconstruction.
+        drift: relative drift of a decoder's numbers that must leave the symbols as they are.
         trained: whether the codec is trained, so that its real bits must be those it estimates.
         threads: of torch while a law is tried; None leaves them. Small codecs run many times faster on one.
 
@@ -63,6 +65,7 @@ class CodecLaws:
     tolerance: ClassVar[float] = 0.0
     errors: ClassVar[tuple[type[Exception], ...]] = (ValueError,)
     may_decode: ClassVar[Sequence[str]] = ()
+    drift: ClassVar[float] = 0.0
     trained: ClassVar[bool] = False
     threads: ClassVar[int | None] = 1
 
@@ -111,6 +114,13 @@ class CodecLaws:
 
     def test_state_dict(self) -> None:
         assert_state_dict(self._make(), self._input(), tolerance=self.tolerance)
+
+    def test_agrees_under_drift(self) -> None:
+        if not self.drift:
+            import pytest
+
+            pytest.skip("no drift is required of this codec: set drift to what it must bear")
+        assert_agrees_under_drift(self._codec(), self._input(), self.drift)
 
     def test_rejects_corruption(self) -> None:
         assert_rejects_corruption(self._codec(), self._input(), errors=self.errors, may_decode=self.may_decode)

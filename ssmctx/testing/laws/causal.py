@@ -20,6 +20,7 @@ _CAUSES = {
     "own": "the pass reads the elements that it is about to code: select what is coded, or use a masked convolution",
     "later": "a slice of channels or a mask that takes one step too many",
     "nan": "the mask multiplies by 0, and 0 * NaN is NaN: select with torch.where, or by indexing",
+    "ahead": "`scales` and `forward` compute the scales in two ways, or `forward` adds what was decoded to them",
     "state": "the state keeps something that belongs to another step, or that was made from uncoded elements",
 }
 
@@ -29,7 +30,8 @@ def assert_causal(context: Any, y_hat: Tensor, side: Tensor, *, steps: Sequence[
 
     Everything that no earlier step coded is replaced, by noise and then by NaN; the mean and scale of the elements
     that the step codes must not move by one bit. Nor may what `refine` makes of a slice, by what later slices hold; nor
-    may any of these, when the steps share the state that `begin` gives.
+    may any of these, when the steps share the state that `begin` gives. Where a context gives all scales at once
+    (`ContextModel.scales`), they are those that `forward` gives.
 
     A codec that gives no access to its context, one of another library's say, is judged by `assert_round_trip` and
     `assert_real_bits`: its decoder cannot read what is not decoded yet, so a leak shows as a decoder that disagrees
@@ -70,6 +72,7 @@ def assert_causal(context: Any, y_hat: Tensor, side: Tensor, *, steps: Sequence[
                 )
         if steps is None:
             _assert_state(context, masks, y_hat, side)
+            _assert_scales(context, masks, y_hat, side)
 
 
 def assert_causal_steps(
@@ -186,10 +189,24 @@ def _assert_state(context: Any, masks: Sequence[Tensor], y_hat: Tensor, side: Te
         found = _moved(alone, list(context(step, seen, side, state)), masks[step], y_hat)
         if not found and _refines(context, step):
             seen = torch.where(_coded_before(masks, step + 1), y_hat, 0)
-            alone, shared = [context.refine(step, y_hat, side)], [context.refine(step, seen, side, state)]
-            found = _moved(alone, shared, _whole_slice(context.order, step, y_hat), y_hat)
+            alone, shared = context.refine(step, y_hat, side), context.refine(step, seen, side, state)
+            if alone is not None:
+                found = _moved([alone], [shared], _whole_slice(context.order, step, y_hat), y_hat)
         if found:
             raise LawBroken(_LAW, f"step {step}: the {found}, when the steps share their state", _CAUSES["state"])
+
+
+def _assert_scales(context: Any, masks: Sequence[Tensor], y_hat: Tensor, side: Tensor) -> None:
+    """The scales that are known before the first step are those of the steps."""
+    ask = getattr(context, "scales", None)
+    scales = None if ask is None else attempt(_LAW, "scales", ask, side, context.begin(side))
+    if scales is None:
+        return
+    for step in range(len(masks)):
+        mean, scale = context(step, y_hat, side)
+        ahead = scales[:, context.order.channels(step)]
+        if found := _moved([mean, scale], [mean, ahead], masks[step], y_hat):
+            raise LawBroken(_LAW, f"step {step}: the {found}, when all scales are asked for at once", _CAUSES["ahead"])
 
 
 def _refines(context: Any, step: int) -> bool:

@@ -1,0 +1,81 @@
+"""What `MambaICEntropyModel` is given, checked: contexts and scale networks, strings and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ssmctx.context.base import ContextModel
+from ssmctx.context.channel_spatial import ChannelSpatialContext
+from ssmctx.distributions import ScaleGrid
+from ssmctx.entropy.scale_network import ScaleNetwork
+from ssmctx.entropy.streams import Sections
+from ssmctx.errors import ArgumentError
+from ssmctx.registry import contexts
+
+__all__ = ["check_coded", "context_of", "scale_network_of"]
+
+
+def context_of(M: int, num_slices: int | None, context: ContextModel | str | None) -> ContextModel:
+    """The context model that the arguments ask for."""
+    if context is None:
+        return ChannelSpatialContext(M, num_slices)
+    made: ContextModel = contexts.create(context, M) if isinstance(context, str) else context
+    order = getattr(made, "order", None)
+    if order is None or not isinstance(made, nn.Module):
+        raise ArgumentError(
+            f"MambaICEntropyModel: context must be a ContextModel or a name of one, got {type(made).__name__}"
+        )
+    if order.num_channels != M:
+        raise ArgumentError(f"MambaICEntropyModel: the context must have M={M} channels, got {order.num_channels}")
+    return made
+
+
+def check_coded(
+    strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any], kinds: int
+) -> tuple[list[Sections], torch.Size, torch.Size]:
+    """The sections of each image, and the sizes of y and z; `kinds` is how many lists of strings there must be."""
+    nested = isinstance(strings, (list, tuple)) and all(isinstance(streams, (list, tuple)) for streams in strings)
+    counts = [len(streams) for streams in strings] if nested else []
+    wanted = f"[{', '.join(('y streams', 'z streams', 'checksums', 'guards')[:kinds])}]"
+    if counts and 2 <= len(counts) < kinds and len(set(counts)) == 1:
+        raise ArgumentError(
+            f"strings must be {wanted}, got {len(counts)} lists: keep all that "
+            "compress gives, since y and z do not decode safely without the others"
+        )
+    if len(counts) != kinds or len(set(counts)) != 1 or not counts[0]:
+        raise ArgumentError(
+            f"strings must be {wanted}, one of each per image, "
+            f"got {f'lists of lengths {counts}' if nested else f'{strings!r:.80}'}"
+        )
+    sizes = []
+    for key in ("y", "hyper"):
+        size = shape.get(key) if isinstance(shape, Mapping) else None
+        if not isinstance(size, (list, tuple)) or [isinstance(n, int) and n >= 1 for n in size] != [True, True]:
+            raise ArgumentError(f'shape must be {{"y": (H, W), "hyper": (h, w)}} in latent cells, got {shape!r}')
+        sizes.append(torch.Size(size))
+    return [Sections(*image) for image in zip(*strings, strict=True)], sizes[0], sizes[1]
+
+
+def scale_network_of(
+    scales: ScaleNetwork | str | None, M: int, hyper_channels: int, grid: ScaleGrid
+) -> ScaleNetwork | None:
+    """The scale network that `scales` asks for."""
+    if isinstance(scales, str):
+        if scales not in ("integer", "float"):
+            raise ArgumentError(f"MambaICEntropyModel: scales are 'integer', 'float' or a ScaleNetwork, got {scales!r}")
+        return ScaleNetwork(M, hyper_channels, grid=grid, exact=scales == "integer")
+    if scales is None:
+        return None
+    wanted, found = (
+        (M, hyper_channels, grid),
+        tuple(getattr(scales, name, None) for name in ("M", "hyper_channels", "grid")),
+    )
+    if found != wanted:
+        raise ArgumentError(
+            f"MambaICEntropyModel: the scale network must be made for M, hyper_channels and grid {wanted}, got {found}"
+        )
+    return scales

@@ -1,0 +1,375 @@
+"""Scales from integers: the same rows by any device, thread count, layout and kernel; a proof that nothing rounds."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from models import M, latent
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+from ssmctx import CarriedStateContext, MambaICEntropyModel
+from ssmctx.distributions import Laplace, ScaleGrid
+from ssmctx.entropy import ScaleNetwork, integer_conv
+from ssmctx.entropy.gains import Gain, QualityGains
+from ssmctx.entropy.integer_conv import LARGEST_ACTIVATION, IntegerConv2d
+from ssmctx.errors import (
+    ArgumentError,
+    CheckpointError,
+    NonFiniteError,
+    NotUpdatedError,
+    ShapeError,
+)
+
+HYPER, SIZE = 6, torch.Size((13, 10))
+
+
+def network(**changes) -> ScaleNetwork:
+    torch.manual_seed(4)
+    made = ScaleNetwork(M, HYPER, width=12, **changes).eval()
+    with torch.no_grad():
+        made.head.weight.mul_(10)  # levels spread out
+    made.update()
+    return made
+
+
+def symbols(seed: int = 0, batch: int = 1, most: int = 9) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-most, most + 1, (batch, HYPER, 4, 3), generator=generator).float()
+
+
+def rows_of(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain()) -> torch.Tensor:  # noqa: B008
+    return made(z, gain, SIZE, frozen=True).rows
+
+
+def model_of(**changes) -> MambaICEntropyModel:
+    torch.manual_seed(2)
+    keywords = {"context": CarriedStateContext(M, dim=8), "N": 4, "hyper_channels": HYPER, "scales": network()}
+    model = MambaICEntropyModel(M, **{**keywords, **changes}).eval()
+    with torch.no_grad():
+        for head in getattr(model.context, "head", []):
+            head[-1].weight.normal_(std=0.3)  # means depend on what was decoded
+    model.update()
+    return model
+
+
+# --- the same integers
+
+
+def in_numpy(made: ScaleNetwork, z: torch.Tensor) -> np.ndarray:
+    """The network's rows in int64, written out."""
+    state = made.state_dict()
+
+    def sums(layer: str, x: np.ndarray) -> np.ndarray:
+        weight, bias = (state[f"{layer}.whole_{name}"].numpy().astype(np.int64) for name in ("weight", "bias"))
+        side = weight.shape[-1]
+        padded = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
+        return np.einsum("oikl,ihwkl->ohw", weight, windows) + bias[:, None, None]
+
+    def shuffled(x: np.ndarray) -> np.ndarray:
+        c, h, w = x.shape
+        return x.reshape(c // 4, 2, 2, h, w).transpose(0, 3, 1, 4, 2).reshape(c // 4, 2 * h, 2 * w)
+
+    x = z[0].numpy().astype(np.int64) << 10
+    for number in range(4):
+        x = np.clip((sums(f"body.{number}", x) + (1 << 13)) >> 14, 0, LARGEST_ACTIVATION)
+        x = shuffled(x) if number > 1 else x
+    levels = (sums("head", x[:, : SIZE[0], : SIZE[1]]) + (1 << 13)) >> 14
+    half = 1 << (made.level_bits - 1)
+    return np.clip((levels + half) >> made.level_bits, 0, made.grid.levels - 1)
+
+
+@given(seed=st.integers(0, 999), most=st.sampled_from([1, 9, 300, 2**15 - 1]))
+def test_rows_are_those_of_int64(seed, most):
+    made = NETWORK
+    z = symbols(seed, most=most)
+    assert np.array_equal(rows_of(made, z)[0].numpy(), in_numpy(made, z))
+
+
+def by_matmul(x, weight, bias, padding):
+    columns = F.unfold(x, weight.shape[-1], padding=padding)
+    return (weight.flatten(1) @ columns).unflatten(2, x.shape[2:]) + bias[:, None, None]
+
+
+def in_another_order(x, weight, bias, padding):
+    """Input channels summed one by one, last first."""
+    parts = [F.conv2d(x[:, i : i + 1], weight[:, i : i + 1], padding=padding) for i in reversed(range(x.shape[1]))]
+    return sum(parts, bias[:, None, None])
+
+
+@pytest.mark.parametrize("most", [9, 2**15 - 1])
+@pytest.mark.parametrize("conv", [by_matmul, in_another_order])
+def test_rows_do_not_depend_on_how_sums_are_made(monkeypatch, conv, most):
+    z = symbols(most=most)
+    expected = rows_of(NETWORK, z)
+    assert len(expected.unique()) > 2
+    monkeypatch.setattr(integer_conv, "F", Functional(conv))
+    assert torch.equal(rows_of(NETWORK, z), expected)
+
+
+class Functional(NamedTuple):
+    """In place of torch.nn.functional."""
+
+    conv2d: Callable
+
+
+NETWORK = network()
+
+
+def test_rows_do_not_depend_on_threads_layout_or_batch():
+    z = symbols(batch=3)
+    expected = rows_of(NETWORK, z)
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            for form in (z, z.contiguous(memory_format=torch.channels_last), z.flip(3).flip(3), z.double()):
+                assert torch.equal(rows_of(NETWORK, form), expected)
+            assert torch.equal(torch.cat([rows_of(NETWORK, one) for one in z.split(1)]), expected)
+    finally:
+        torch.set_num_threads(threads)
+    with torch.autocast("cpu"):
+        assert torch.equal(rows_of(NETWORK, z), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("most", [9, 2**15 - 1])
+def test_rows_on_cuda_are_those_of_the_cpu(most):
+    z = symbols(batch=2, most=most)
+    expected = rows_of(NETWORK, z)
+    on_cuda = copy.deepcopy(NETWORK).cuda()
+    for form in (z, z.contiguous(memory_format=torch.channels_last)):
+        assert torch.equal(rows_of(on_cuda, form.cuda()).cpu(), expected)
+
+
+# --- the proof
+
+
+def worst(conv: IntegerConv2d) -> float:
+    """The largest sum that inputs within their bound can make, in exact integers."""
+    weight, bias = (conv.state_dict()[f"whole_{name}"].numpy().astype(object) for name in ("weight", "bias"))
+    return max((abs(w).sum() * conv.largest + abs(b)) for w, b in zip(weight, bias, strict=True))
+
+
+@given(exponent=st.floats(-3, 12), seed=st.integers(0, 99), largest=st.sampled_from([9, LARGEST_ACTIVATION, 2**28]))
+def test_no_weights_pass_the_proof_and_overflow(exponent, seed, largest):
+    torch.manual_seed(seed)
+    conv = IntegerConv2d(2, 3, 3, largest)
+    with torch.no_grad():
+        conv.weight.mul_(10**exponent)
+        conv.bias.normal_(std=10**exponent)
+    weight = (conv.weight.detach().double() * 2**14).abs()
+    if (weight.sum((1, 2, 3)) * largest).max() > 2**53 or weight.max() > 2**31:
+        with pytest.raises(ArgumentError, match=r"sums up to .* could occur, float64 holds whole numbers below 2\^53"):
+            conv.freeze()
+        return
+    try:
+        bound = conv.freeze()
+    except ArgumentError:  # by its bias, or by a hair
+        assert weight.sum((1, 2, 3)).max() * largest + conv.bias.abs().max().item() * 2**24 > 2**52
+        return
+    assert worst(conv) <= bound < 2**53
+    state = conv.state_dict()
+    for o in range(3):  # inputs at their bound, with the signs of the weights
+        x = largest * state["whole_weight"][o].sign()[None].double()
+        terms = state["whole_weight"][o].numpy().astype(object) * x[0].numpy().astype(np.int64).astype(object)
+        expected = terms.sum() + int(state["whole_bias"][o])
+        weight, bias = state["whole_weight"].double(), state["whole_bias"].double()
+        for sums in (conv(x, frozen=True), by_matmul(x, weight, bias, 1), in_another_order(x, weight, bias, 1)):
+            assert int(sums[0, o, 1, 1].item()) == expected
+
+
+@pytest.mark.parametrize("layer", ["body.0", "body.3", "head"])
+def test_a_network_that_could_overflow_is_refused(layer):
+    made = network()
+    with torch.no_grad():
+        made.get_submodule(layer).weight.mul_(1e9)
+    with pytest.raises(ArgumentError, match=r"sums up to .* could occur, float64 holds whole numbers below 2\^53"):
+        made.update(force=True)
+
+
+def test_the_bounds_are_stored_and_hold():
+    for name, layer in NETWORK.named_modules():
+        if isinstance(layer, IntegerConv2d):
+            assert NETWORK.state_dict()[f"{name}.bound"].item() == worst(layer) + 2**13
+    made = network()
+    state = made.state_dict()
+    state["body.1.whole_weight"] = state["body.1.whole_weight"] + 1
+    made.load_state_dict(state)
+    with pytest.raises(CheckpointError, match=r"the checkpoint's integers can sum up to .* it is damaged"):
+        rows_of(made, symbols())
+    state["body.1.whole_weight"] = state["body.1.whole_weight"][:1]
+    made.load_state_dict(state)
+    with pytest.raises(CheckpointError, match="integers of shape"):
+        rows_of(made, symbols())
+
+
+def test_weights_that_are_no_numbers_are_refused():
+    made = network()
+    with torch.no_grad():
+        made.body[0].bias[0] = math.nan
+    with pytest.raises(NonFiniteError, match="weights must be finite to become integers"):
+        made.update(force=True)
+
+
+# --- training and freezing
+
+
+@pytest.mark.parametrize("quality", [None, 1.5])
+def test_training_sees_the_scales_that_code(quality):
+    """Up to the rounding of float32, and to that of a level to its row."""
+    torch.manual_seed(0)
+    gain = Gain() if quality is None else QualityGains(M, HYPER, 3)(quality)
+    z = symbols()
+    levels = NETWORK.train()(z, gain, SIZE).scale.log() / NETWORK.spacing
+    tabled = NETWORK.eval()(z, gain, SIZE).scale.log() / NETWORK.spacing
+    assert (levels - tabled).abs().max() < 0.51
+    assert levels.unique().numel() > 64  # in training scales lie between
+
+
+def test_gradients_reach_every_weight_and_z():
+    made = network().train()
+    z = symbols().requires_grad_()
+    made(z, Gain(), SIZE).scale.log().square().sum().backward()
+    for name, weight in made.named_parameters():
+        assert weight.grad.abs().sum() > 0, name
+    assert z.grad.abs().sum() > 0
+
+
+def test_rounding_passes_gradients_as_the_float_network_has_them():
+    exact, plain = network().train(), network(exact=False).train()
+    grads = []
+    for made in (exact, plain):
+        made(symbols(), Gain(), SIZE).scale.log().sum().backward()
+        grads.append(torch.cat([p.grad.flatten() for p in made.parameters()]))
+    assert (grads[0] - grads[1]).norm() < 0.02 * grads[1].norm()
+
+
+def test_a_network_trains_towards_the_scales_of_the_data():
+    """Two kinds of symbols, two scales: found through the rounding, and kept by the integers."""
+    torch.manual_seed(0)
+    made = ScaleNetwork(1, 1, width=8).train()
+    optimizer = torch.optim.Adam(made.parameters(), 3e-2)
+    for _ in range(120):
+        z = torch.randint(0, 2, (4, 1, 3, 3)).float()
+        size = torch.Size((12, 12))
+        wanted = torch.where(z > 0, 8.0, 0.5).repeat_interleave(4, 2).repeat_interleave(4, 3)
+        y = wanted * torch.randn(4, 1, 12, 12)
+        loss = -Laplace().likelihood(y, made(z, Gain(), size).scale).log2().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    made.eval().update()
+    scale = made(torch.tensor([[[[0.0, 0.0, 1.0, 1.0]]]]), Gain(), torch.Size((4, 16)), frozen=True).scale[0, 0]
+    assert scale[:, :6].mean() < 1.5
+    assert scale[:, -6:].mean() > 4
+
+
+def test_what_codes_is_what_was_frozen_until_the_next_update():
+    made = network()
+    before = rows_of(made, symbols())
+    with torch.no_grad():
+        made.head.bias.add_(1)
+    assert torch.equal(rows_of(made, symbols()), before)
+    assert not torch.equal(made(symbols(), Gain(), SIZE).rows, before)
+    assert not made.update()
+    assert torch.equal(rows_of(made, symbols()), before)
+    assert made.update(force=True)
+    assert not torch.equal(rows_of(made, symbols()), before)
+
+
+def test_integers_travel_in_the_state_dict_and_survive_what_happens_to_weights():
+    z, expected = symbols(), rows_of(NETWORK, symbols())
+    other = ScaleNetwork(M, HYPER, width=12).eval()
+    other.load_state_dict(NETWORK.state_dict())
+    assert torch.equal(rows_of(other, z), expected)
+    assert torch.equal(rows_of(copy.deepcopy(NETWORK).half().float(), z), expected)
+    for parameter in other.parameters():
+        parameter.data.zero_()
+    assert torch.equal(rows_of(other, z), expected)
+
+
+def test_coding_without_update_is_refused():
+    made = ScaleNetwork(M, HYPER, width=12).eval()
+    made(symbols(), Gain(), SIZE)
+    with pytest.raises(NotUpdatedError, match=r"the scale network has no integers yet: call update\(\)"):
+        rows_of(made, symbols())
+
+
+def test_pruned_and_normalised_weights_are_frozen_as_they_are_used():
+    made = network()
+    prune.random_unstructured(made.body[1], "weight", 0.5)
+    parametrizations.weight_norm(made.body[2])
+    made.update(force=True)
+    assert torch.equal(rows_of(made, symbols()), made(symbols(), Gain(), SIZE).rows)
+    assert (made.state_dict()["body.1.whole_weight"] == 0).float().mean() > 0.4
+
+
+def test_a_layer_in_a_wrapper_is_refused():
+    class Adapter(nn.Module):
+        def __init__(self, module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x, frozen=False):
+            return self.module(x, frozen) * 1.01
+
+    made = network()
+    made.body[1] = Adapter(made.body[1])
+    with pytest.raises(ArgumentError, match="layer 1 of the scale network is wrapped in Adapter"):
+        made.update(force=True)
+
+
+# --- gains, grids, shapes
+
+
+def test_a_gain_is_an_offset_in_integers():
+    gains = QualityGains(M, HYPER, 3)
+    with torch.no_grad():
+        gains.log_z.normal_(std=0.3)
+    made = network()
+    made.update(gains, force=True)
+    assert made.offsets.shape[:2] == (513, M)
+    for quality in (0, 1, 2, 0.7):
+        gain = gains(quality)
+        assert torch.equal(rows_of(made, symbols(), gain), made(symbols(), gain, SIZE).rows)
+        moved = Gain(torch.full_like(gain.y, math.nan), torch.full_like(gain.z, math.nan), gain.units)
+        assert torch.equal(rows_of(made, symbols(), moved), rows_of(made, symbols(), gain))  # no float enters
+    unit_z = Gain(gains(2).y, torch.ones(1, HYPER, 1, 1))
+    factor = made.train()(symbols(), unit_z, SIZE).scale / made(symbols(), Gain(), SIZE).scale.detach()
+    assert factor.median().item() == pytest.approx(math.sqrt(2), rel=2e-3)
+
+
+@pytest.mark.parametrize("grid", [ScaleGrid(levels=32), ScaleGrid(0.05, 64, 200), ScaleGrid(0.5, 2, 2)])
+def test_any_grid(grid):
+    made = network(grid=grid)
+    scale = made(symbols(), Gain(), SIZE)
+    assert scale.rows.min() >= 0
+    assert scale.rows.max() < grid.levels
+    assert torch.equal(grid.index(scale.scale), scale.rows)
+    model = model_of(scales="integer", distribution=Laplace(grid=grid))
+    coded = model.compress(latent(0, 1, M, 5, 7))
+    assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])
+
+
+def test_what_does_not_fit_is_said():
+    with pytest.raises(ShapeError, match=r"makes 4 cells of y of one of z, along each side: \(16, 12\) here"):
+        NETWORK(symbols(), Gain(), torch.Size((17, 10)))
+    with pytest.raises(ArgumentError, match="scale network must be made for M, hyper_channels and grid"):
+        model_of(scales=ScaleNetwork(M + 1, HYPER))
+    with pytest.raises(ArgumentError, match="scales are 'integer', 'float' or a ScaleNetwork, got 'int'"):
+        model_of(scales="int")
+    with pytest.raises(ArgumentError, match="scales from integers need no guard; leave guard_band out"):
+        model_of(guard_band=0.001)
+    with pytest.raises(ArgumentError, match="width must be a whole number of at least 1, got 0"):
+        ScaleNetwork(M, HYPER, width=0)
