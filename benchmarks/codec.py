@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 from mambaic.codec import PRESETS, MambaIC
 from mambaic.images import read_image, to_float
 from mambaic.loss import rate_distortion
-from mambaic.optimisers import adams
+from mambaic.optimisers import optimisers
 
 from ssmctx import ImageCodec
 from ssmctx.compat.released import ReleasedMambaIC
@@ -164,7 +164,7 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
 def training_step(layout: str, preset: str, batch: int, crop: int, rounds: int, device: str) -> dict[str, object]:
     """One step of training in float32: forward, backward, both optimisers."""
     model = make(layout, preset).to(device).train()
-    net, aux = adams(model, 1e-4, 1e-3)
+    net, aux = optimisers(model, "adam", 1e-4, 1e-3)
     x = torch.rand(batch, 3, crop, crop, device=device)
 
     def run() -> None:

@@ -14,7 +14,7 @@ def photograph():
     return torch.from_numpy(skimage.data.astronaut()[:256, :256].copy()).permute(2, 0, 1)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "small"])
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
 @torch.no_grad()
 def test_an_untrained_codec_shows_the_image(preset, photograph):
     model = MambaIC(preset).eval()

@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mambaic.codec import MambaIC
 from ssmctx.errors import ArgumentError, CheckpointError
 from ssmctx.files import write_whole
 
 FORMAT = "ssmctx-mambaic-1"
+_LARGE = 1024  # numbers in a tensor that is worth storing in less
 TRAINING_FORMAT = "ssmctx-mambaic-training-1"
 
 
 def save_checkpoint(path: str | Path, model: MambaIC, training: dict[str, Any]) -> None:
     """Write a model, whole or not at all. `training` says how it was made: numbers, strings, lists and dicts."""
-    _save(path, FORMAT, model, {"state_dict": model.state_dict(), "training": training})
+    _save(path, FORMAT, model, {"state_dict": _narrowed(model.state_dict()), "training": training})
 
 
 def save_training(path: str | Path, model: MambaIC, state: dict[str, Any]) -> None:
@@ -84,6 +86,20 @@ def load_model(path: str | Path, device: str = "cpu") -> MambaIC:
     model.update()
     model.lmbda = _lambdas(model, content["training"])
     return model.eval().to(device)
+
+
+@torch.no_grad()
+def round_to_half(model: MambaIC) -> None:
+    """Round large weights to numbers of float16, which a checkpoint stores in half the space; they stay float32."""
+    for weight in model.parameters():
+        if weight.numel() >= _LARGE:
+            weight.copy_(weight.half())
+
+
+def _narrowed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same numbers, as float16 where a large tensor holds no others."""
+    large = {name: x for name, x in state.items() if x.dtype == torch.float32 and x.numel() >= _LARGE}
+    return {**state, **{name: x.half() for name, x in large.items() if torch.equal(x.half().float(), x)}}
 
 
 def _lambdas(model: MambaIC, training: dict[str, Any]) -> float | list[float] | None:

@@ -6,6 +6,7 @@ and a run that goes on in the middle sees what it would have seen.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,12 @@ class TrainingCrops(Dataset[Batch]):
         self._order: tuple[int, np.ndarray] | None = None
         self._cache: dict[Path, Tensor] = {}
         self._room = cache_bytes
+
+    def resized(self, size: int) -> TrainingCrops:
+        """The same images and cache, cut to crops of another size; images that are smaller are replaced by others."""
+        other = copy.copy(self)
+        other.size = size
+        return other
 
     def __len__(self) -> int:
         """Images, that is, crops in a pass."""

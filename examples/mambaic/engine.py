@@ -19,11 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from mambaic.checkpoint import load_weights
+from mambaic.checkpoint import load_weights, round_to_half
 from mambaic.codec import MambaIC
 from mambaic.ema import moving_average
 from mambaic.loss import rate_distortion
-from mambaic.optimisers import adams
+from mambaic.optimisers import optimisers
 from mambaic.plan import TrainingPlan
 from ssmctx.errors import ArgumentError
 
@@ -55,6 +55,14 @@ class Measured(NamedTuple):
         return math.isfinite(self.point.loss) and math.isfinite(self.norm)
 
 
+class Task(NamedTuple):
+    """What a step trains: a quality for each image, None without, and its lambda and weight."""
+
+    quality: list[float] | None
+    lmbda: float | Tensor
+    weight: float | Tensor
+
+
 class Engine:
     """Model, optimisers and average of one training.
 
@@ -77,8 +85,10 @@ class Engine:
         self.part = slice(rank * share, (rank + 1) * share)
         torch.manual_seed(plan.seed)
         self.model = MambaIC(plan.preset, plan.variant).to(accelerator.device).train()
+        if plan.lmbda_range is not None and self.model.qualities is None:
+            raise ArgumentError(f"preset {plan.preset!r} has one rate: choose --lmbda, and leave out --lmbda-range")
         self.average = None if plan.ema is None else moving_average(self.model, plan.ema)
-        net, self.aux = adams(self.model, plan.lr, plan.aux_lr)
+        net, self.aux = optimisers(self.model, plan.optimiser, plan.lr, plan.aux_lr)
         self.weights = [weight for group in net.param_groups for weight in group["params"]]
         # the quantiles have a loss of their own, which needs no data: every process moves them in the same way
         quantiles = [name for name, _ in self.model.named_parameters() if name.endswith(".quantiles")]
@@ -96,10 +106,11 @@ class Engine:
         """
         x = crops.to(self.accelerator.device, non_blocking=True).float() / 255
         torch.manual_seed(_noise_seed(self.plan.seed, number, self.accelerator.process_index))
-        out = self.forward(x)
-        losses = rate_distortion(out, x, self.plan.lmbda, self.plan.metric)
+        task = self._task(len(x), x.device)
+        out = self.forward(x) if task.quality is None else self.forward(x, quality=task.quality)
+        losses = rate_distortion(out, x, task.lmbda, self.plan.metric, task.weight)
         self.net.zero_grad(set_to_none=True)
-        self.accelerator.backward(losses.loss)
+        self.accelerator.backward(losses.objective)
         norm = self.accelerator.clip_grad_norm_(self.weights, self.plan.clip)
         mse = F.mse_loss(out["x_hat"].detach(), x)
         told = torch.tensor(say(), device=x.device)
@@ -112,6 +123,19 @@ class Engine:
         elif self.accelerator.scaler is not None:
             self.accelerator.scaler.update()  # fp16: the next loss is scaled less
         return measured
+
+    def _task(self, images: int, device: torch.device) -> Task:
+        """Quality and lambda of each image: of a codec of one rate, the plan's; else spread evenly, at random places.
+
+        The objective is weighted by lambda^-1/2, near the size of its inverse, so that all rates count alike.
+        """
+        qualities = self.model.qualities
+        if qualities is None:
+            return Task(None, self.plan.lmbda, 1.0)
+        part = (torch.arange(images) + torch.rand(images)) / images
+        low, high = (math.log(lmbda) for lmbda in self.plan.lmbdas)
+        lmbda = (low + (high - low) * part).exp().to(device)
+        return Task((part * (qualities - 1)).tolist(), lmbda, (lmbda / math.exp((low + high) / 2)) ** -0.5)
 
     def _move(self, factor: float) -> None:
         for group in self.net.param_groups:
@@ -131,6 +155,8 @@ class Engine:
         best = self.model if self.average is None else self.average.module
         model = MambaIC(self.plan.preset, self.plan.variant)
         model.load_state_dict({name: value.cpu() for name, value in best.state_dict().items()})
+        if self.plan.half:
+            round_to_half(model)
         model.update(force=True, update_quantiles=True)
         return model
 

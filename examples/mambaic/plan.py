@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mambaic.measure import MS_SSIM_MIN_SIDE
+from mambaic.optimisers import OPTIMISERS
 from mambaic.schedule import SCHEDULES
 from ssmctx.errors import ArgumentError
 
@@ -17,6 +18,9 @@ LAMBDAS = {
 }
 """Lambda of quality 1, 2, ... The paper's for MSE; for MS-SSIM, of which it names none, those of CompressAI's model
 zoo (the table under "Training" in its documentation), whose loss lambda * (1 - MS-SSIM) + bpp is ours."""
+
+LAMBDA_RANGES = {"mse": (0.001, 0.032), "ms-ssim": (1.2, 38.4)}
+"""Lambda of the first and of the last quality of a codec with several: about 0.1 to 0.8 bits per pixel."""
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -30,12 +34,16 @@ class TrainingPlan:
     preset: str = "tiny"
     variant: str = "mambaic"
     lmbda: float = 0.0067
+    lmbda_range: Sequence[float] | None = None
     metric: str = "mse"
     epochs: int = 250
     steps: int | None = None
     minutes: float = math.inf
     batch_size: int = 8
     crop: int = 256
+    last_crop: int | None = None
+    last_part: float = 0.2
+    optimiser: str = "adam"
     lr: float = 1e-4
     aux_lr: float = 1e-3
     schedule: str = "constant"
@@ -43,6 +51,7 @@ class TrainingPlan:
     warmup: int = 0
     clip: float = 1.0
     ema: float | None = None
+    half: bool = False
     seed: int = 0
     start: Path | None = None
     precision: str | None = None
@@ -54,13 +63,23 @@ class TrainingPlan:
     max_skipped: int = 10
     logdir: Path | None = None
 
+    @property
+    def lmbdas(self) -> Sequence[float]:
+        """The lambdas of the first and of the last quality, for codecs that have several."""
+        return LAMBDA_RANGES[self.metric] if self.lmbda_range is None else self.lmbda_range
+
+    @property
+    def crops(self) -> tuple[int, ...]:
+        """The sides of crops, first and last."""
+        return (self.crop,) if self.last_crop is None else (self.crop, self.last_crop)
+
     def check(self) -> None:
         """Refuse what cannot be trained.
 
         Raises:
             ArgumentError: a field has a value out of its range.
         """
-        for field, known in (("metric", tuple(LAMBDAS)), ("schedule", SCHEDULES)):
+        for field, known in (("metric", tuple(LAMBDAS)), ("schedule", SCHEDULES), ("optimiser", OPTIMISERS)):
             if getattr(self, field) not in known:
                 raise ArgumentError(f"unknown {field} {getattr(self, field)!r}; known: {', '.join(known)}")
         if self.precision is not None and self.precision not in PRECISIONS:
@@ -70,6 +89,10 @@ class TrainingPlan:
                 f"MS-SSIM looks at five scales and needs crops of at least {MS_SSIM_MIN_SIDE} pixels, "
                 f"got {self.crop}: raise --crop, or train with --metric mse"
             )
+        if len(self.lmbdas) != 2 or not 0 < self.lmbdas[0] <= self.lmbdas[1]:
+            raise ArgumentError(f"a range of lambdas has a smallest and a largest, got {list(self.lmbdas)}")
+        if not 0 < self.last_part < 1:
+            raise ArgumentError(f"the last part of the run must lie between 0 and 1, got {self.last_part}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ArgumentError(f"the decay of the weights' average must lie between 0 and 1, got {self.ema}")
         if any(not 0 < m < 1 for m in self.milestones) or list(self.milestones) != sorted(self.milestones):

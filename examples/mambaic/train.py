@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 from mambaic.checkpoint import beside, read_checkpoint, read_training, save_checkpoint, save_training, training_path
-from mambaic.data import Batch, TrainingCrops, batches
+from mambaic.data import TrainingCrops, batches
 from mambaic.engine import Engine, Point
 from mambaic.errors import Stopped
 from mambaic.log import Log
@@ -38,7 +37,7 @@ def train(plan: TrainingPlan) -> list[Point]:
     plan.check()
     engine = Engine(plan)
     workers = _workers(plan, engine)
-    crops = TrainingCrops(plan.data, plan.crop, plan.seed, (plan.cache_mb << 20) // max(1, workers))
+    crops = TrainingCrops(plan.data, max(plan.crops), plan.seed, (plan.cache_mb << 20) // max(1, workers))
     run = Run(plan.steps or max(1, plan.epochs * len(crops) // plan.batch_size), plan.minutes)
     if plan.resume and training_path(plan.out).is_file():
         state = read_training(training_path(plan.out), engine.model)
@@ -48,13 +47,12 @@ def train(plan: TrainingPlan) -> list[Point]:
         engine.start(read_checkpoint(plan.start))
     plan.out.parent.mkdir(parents=True, exist_ok=True)
     logdir = plan.logdir and plan.logdir / beside(plan.out, "").name
-    loader = batches(crops, run.step, run.total, plan.batch_size, engine.part, workers)
     with (
         StopRequest() as stop,
         Log(run, beside(plan.out, ".csv"), logdir, not engine.accelerator.is_main_process) as log,
     ):
         _introduce(log, plan, engine, crops)
-        stopped = _loop(plan, engine, run, loader, log, stop)
+        stopped = _loop(plan, engine, run, crops, workers, log, stop)
         _save(plan, engine, run)
         engine.accelerator.wait_for_everyone()
     if stopped:
@@ -67,11 +65,16 @@ def train(plan: TrainingPlan) -> list[Point]:
     return run.points
 
 
-def _loop(plan: TrainingPlan, engine: Engine, run: Run, loader: Iterator[Batch], log: Log, stop: StopRequest) -> bool:
+def _loop(
+    plan: TrainingPlan, engine: Engine, run: Run, crops: TrainingCrops, workers: int, log: Log, stop: StopRequest
+) -> bool:
     """Run to the end; returns whether it was stopped before."""
     clock = time.monotonic
     began, saved, reported = clock() - run.seconds, clock(), set()
+    size, loader = 0, iter(())
     while run.progress < 1:
+        if size != (size := _crop(plan, run)):
+            loader = batches(crops.resized(size), run.step, run.total, plan.batch_size, engine.part, workers)
         asked = clock()
         batch = next(loader)
         waited = clock() - asked
@@ -94,11 +97,20 @@ def _loop(plan: TrainingPlan, engine: Engine, run: Run, loader: Iterator[Batch],
     return False
 
 
+def _crop(plan: TrainingPlan, run: Run) -> int:
+    """Side of the crops of the next step."""
+    return plan.crops[-1 if run.progress >= 1 - plan.last_part else 0]
+
+
 def _save(plan: TrainingPlan, engine: Engine, run: Run) -> None:
     if engine.accelerator.is_main_process:
         save_training(training_path(plan.out), engine.model, {"engine": engine.state(), "run": run.state()})
-        fields = ("lmbda", "metric", "batch_size", "crop", "lr", "schedule", "ema", "seed")
+        fields = ["metric", "batch_size", "crop", "last_crop", "optimiser", "lr", "schedule", "ema", "seed"]
         made = {name: getattr(plan, name) for name in fields}
+        if engine.model.qualities is None:
+            made["lmbda"] = plan.lmbda
+        else:
+            made["lmbda_range"] = list(plan.lmbdas)
         save_checkpoint(plan.out, engine.export(), {**made, "steps": run.step, "skipped": len(run.skipped)})
 
 
@@ -106,12 +118,13 @@ def _introduce(log: Log, plan: TrainingPlan, engine: Engine, crops: TrainingCrop
     for line in crops.broken:
         log.say(f"left out: {line}")
     accelerator = engine.accelerator
-    small = f" ({crops.skipped} smaller than {plan.crop}x{plan.crop} left out)" if crops.skipped else ""
+    small = f" ({crops.skipped} smaller than {crops.size}x{crops.size} left out)" if crops.skipped else ""
+    lmbdas = f"{plan.lmbda:g}" if engine.model.qualities is None else "{:g} to {:g}".format(*plan.lmbdas)
     many = f" with {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     precision = "" if accelerator.mixed_precision == "no" else f" in {accelerator.mixed_precision}"
     begins = f", going on after step {log.run.step}" if log.run.step else ""
     log.say(
-        f"{len(crops)} images{small}, {plan.preset} {plan.variant}, lambda {plan.lmbda:g} ({plan.metric}), "
+        f"{len(crops)} images{small}, {plan.preset} {plan.variant}, lambda {lmbdas} ({plan.metric}), "
         f"on {accelerator.device}{many}{precision}{begins}"
     )
 

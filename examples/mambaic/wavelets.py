@@ -20,6 +20,10 @@ _COLOUR_ENERGY = (1.0, 0.05, 0.015)  # of luminance and two colour differences, 
 _CORRELATION = 0.95  # of neighbouring pixels
 _HAAR = np.array([[1, 1], [1, -1]]) / 2**0.5
 _REST = 0.03  # of a variance-preserving start, for all weights that are no wavelet
+_BLOCK = 16  # pixels along a side of a cosine block
+_VARIANCE = (
+    0.15  # of the luminance axis of photographs in [0, 1], which is sqrt(3) times as long as that of grey levels
+)
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,34 @@ def start_as_wavelets(g_a: Sequence[nn.Module], g_s: Sequence[nn.Module], gain: 
     ups[0].bias += 0.5  # mid-grey
     downs[-1].weight *= gain
     ups[-1].weight /= gain
+
+
+def cosine_blocks(count: int) -> tuple[torch.Tensor, list[float]]:
+    """Blocks of the cosine transform of 16 x 16 pixels in three colours, those of largest expected energy first.
+
+    Args:
+        count: how many, at most 768.
+
+    Returns:
+        Orthonormal blocks (count, 3, 16, 16), and the expected squares of their coefficients.
+
+    Examples:
+        >>> from mambaic.wavelets import cosine_blocks
+        >>> blocks, energies = cosine_blocks(2)
+        >>> blocks.shape, round(blocks[0].square().sum().item(), 3), energies[0] > energies[1]
+        (torch.Size([2, 3, 16, 16]), 1.0, True)
+    """
+    index = np.arange(_BLOCK)
+    cosines = np.cos(np.pi * (index + 0.5) * index[:, None] / _BLOCK) * (2 / _BLOCK) ** 0.5
+    cosines[0] /= 2**0.5
+    covariance = _CORRELATION ** np.abs(index[:, None] - index)
+    energy = ((cosines @ covariance) * cosines).sum(1)
+    found = [
+        (of_colour * energy[i] * energy[j], c, i, j)
+        for c, of_colour in enumerate(_COLOUR_ENERGY)
+        for i in index
+        for j in index
+    ]
+    found = sorted(found, key=lambda entry: -entry[0])[:count]
+    blocks = [_COLOURS[c][:, None, None] * np.outer(cosines[i], cosines[j]) for _, c, i, j in found]
+    return torch.from_numpy(np.stack(blocks)).float(), [_VARIANCE * float(energy) for energy, *_ in found]

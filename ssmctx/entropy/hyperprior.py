@@ -167,7 +167,8 @@ class Hyperprior(nn.Module):
             raise ShapeError(
                 f"h_s must give (batch, {2 * self.M}, H, W), H and W at least {tuple(size)}; got {tuple(side.shape)}"
             )
-        return side[..., : size[0], : size[1]].contiguous()
+        # in z's precision, where autocast made it in less: y_hat and the likelihoods follow it
+        return side[..., : size[0], : size[1]].to(z_hat.dtype).contiguous()
 
     def _z_rows(self, size: torch.Size) -> NDArray[np.uint16]:
         return np.repeat(np.arange(self.hyper_channels, dtype=np.uint16), size.numel())

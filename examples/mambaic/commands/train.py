@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("what to train").add_argument
     add("--data", type=Path, required=True, help="folder of images, searched at any depth")
     add("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write; of several, their common beginning")
-    add("--preset", default="tiny", help="size of the codec: tiny, small or full (the paper's)")
+    add("--preset", default="tiny", help="size of the codec: tiny, small, full (the paper's) or base (fast, all rates)")
     add("--variant", default="mambaic", help="what the codec is made of; an unknown name lists them all")
     add("--metric", default="mse", help="distortion: mse or ms-ssim")
     add(
@@ -43,6 +43,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="choose lambdas by number instead, 1 (smallest files) to 6",
         metavar="Q",
     )
+    add(
+        "--lmbda-range",
+        type=positive,
+        nargs=2,
+        help="of presets with qualities: first and last lambda (default: 0.001 0.032, for ms-ssim 1.2 38.4)",
+        metavar="L",
+    )
     add("--chain", action="store_true", help="of several, start each from the weights of the one before")
 
     group = parser.add_argument_group("how long")
@@ -50,6 +57,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--epochs", type=count, default=250, help="passes over the images")
     add("--steps", type=count, help="optimiser steps, instead of --epochs")
     add("--minutes", type=positive, default=math.inf, help="end after this long at the latest, resumes included")
+    add("--start", type=Path, help="begin with the weights of this checkpoint, of the same preset")
     add_one("--resume", action="store_true", help="go on from where --out was left, or begin if there is nothing")
     add_one("--overwrite", action="store_true", help="replace a checkpoint that is there; its files no longer decode")
     add("--checkpoint-minutes", type=positive, default=5.0, help="write the checkpoint this often")
@@ -57,6 +65,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("optimisation").add_argument
     add("--batch-size", type=count, default=8, help="crops in a step, of all processes together")
     add("--crop", type=count, default=256, help="side of the random crops, in pixels")
+    add("--last-crop", type=count, help="side of the crops at the end of the run (default: --crop)")
+    add("--last-part", type=float, default=0.2, help="how much of the run is that end")
+    add(
+        "--optimiser",
+        default="adam",
+        help="adam or muon; with muon the same learning rates fit, or somewhat larger ones",
+    )
     add("--lr", type=positive, default=1e-4, help="learning rate; tiny likes 1e-3")
     add("--aux-lr", type=positive, default=1e-3, help="learning rate of the quantiles of z")
     add("--schedule", default="constant", help="of the learning rate: constant, milestones or cosine")
@@ -65,6 +80,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--warmup", type=whole, default=0, help="steps over which the learning rate rises")
     add("--clip", type=positive, default=1.0, help="largest norm of the gradient")
     add("--ema", type=float, help="average the weights with this decay, say 0.999, and code with the average")
+    add("--half", action="store_true", help="round the weights of the checkpoint to float16: half its size")
     add("--max-skipped", type=whole, default=10, help="batches of 100 that may be skipped as not finite")
     add("--seed", type=whole, default=0, help="seed of weights, crops and noise")
 
@@ -81,11 +97,15 @@ def run(options: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from mambaic.checkpoint import beside, training_path
+    from mambaic.codec import PRESETS, FoldedPreset
     from mambaic.plan import TrainingPlan, lambda_of
     from mambaic.train import train
+    from ssmctx.errors import ArgumentError
 
     fields = vars(options)
-    lmbdas, qualities, chain, out = (fields.pop(name) for name in ("lmbda", "quality", "chain", "out"))
+    lmbdas, qualities, chain, out, start = (fields.pop(name) for name in ("lmbda", "quality", "chain", "out", "start"))
+    if isinstance(PRESETS.get(options.preset), FoldedPreset) and (lmbdas or qualities):
+        raise ArgumentError(f"preset {options.preset!r} trains for all rates: choose --lmbda-range instead")
     if qualities:
         wanted = {f"-q{quality}.pt": lambda_of(quality, options.metric) for quality in qualities}
     else:
@@ -101,7 +121,7 @@ def run(options: argparse.Namespace) -> None:
     before = None
     for ending, lmbda in wanted.items():
         path = paths[ending]
-        history = train(TrainingPlan(out=path, lmbda=lmbda, start=before if chain else None, **fields))
+        history = train(TrainingPlan(out=path, lmbda=lmbda, start=before if chain and before else start, **fields))
         if PartialState().is_main_process:
             print(f"wrote {path} after {len(history)} steps")
         before = path
