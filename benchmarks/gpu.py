@@ -100,7 +100,7 @@ def main() -> int:
     def keep(report: dict[str, Any]) -> None:
         machine = report.get("device", {}).get("results", {}).get("machine", {})
         content = {"machine": machine, "dry_run": options.dry_run, "minutes": options.minutes, "parts": report}
-        write_whole(options.out / "gpu.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_whole(options.out / "gpu.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
         write_whole(options.out / "gpu.md", rendered(content).encode())
 
     end = BEGAN + 60 * options.minutes - ENDS_WITHIN

@@ -150,6 +150,9 @@ def test_the_tables_and_the_troubles_that_are_told():
     assert troubles(parts) == ["scan: out of time; its share ended", "scan, 512 x 8 x 8, torch: no memory"]
     assert "Not timed: peer: not here." in text
     assert all(trouble in text for trouble in troubles(parts))
+    del results["copy_bytes_per_s"]
+    text = rendered({"parts": parts, "machine": {}, "dry_run": False})
+    assert text.startswith("### Scan\n\nCannot be shown: KeyError('copy_bytes_per_s').\n")
 
 
 def test_every_part_runs(tmp_path):

@@ -18,13 +18,20 @@ def rendered(content: Results) -> str:
     for name, render in RENDERED.items():
         results = parts.get(name, {}).get("results", {})
         if results:
-            texts.append(f"### {name.capitalize()}\n\n{render(results)}")
+            texts.append(f"### {name.capitalize()}\n\n{_shown(render, results)}")
     if content["machine"]:
         texts.append(f"Machine: {described(content['machine'])}.\n")
     if content["dry_run"]:
         texts.append("A dry run on the CPU at tiny sizes: these figures mean nothing.\n")
     texts += [f"{trouble}\n" for trouble in troubles(parts)]
     return "\n".join(texts)
+
+
+def _shown(render: Callable[[Results], str], results: Results) -> str:
+    try:
+        return render(results)
+    except Exception as error:  # whatever a part has left half done, the others go on
+        return f"Cannot be shown: {error!r}.\n"
 
 
 def troubles(parts: Results) -> list[str]:
