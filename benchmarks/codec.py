@@ -124,14 +124,19 @@ def cost_of_parts(run: Callable[[], object], device: str) -> tuple[dict[str, flo
 
 
 def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) -> dict[str, object]:
-    """Check the round trip, then measure encoding and decoding."""
+    """Encoding and decoding of a codec with random weights, as `measure_model` measures them."""
     model = make(layout, preset)
     make_realistic(model.to(device), pixels)
+    return measure_model(model, pixels, rounds, device)
+
+
+def measure_model(model: ImageCodec, pixels: Tensor, rounds: int, device: str) -> dict[str, object]:
+    """Check the round trip, then measure encoding and decoding."""
     x = to_float(pixels).to(device)
     coded = model.compress(x)
     # latents, not pixels: these are rounded to whole numbers, which would hide a drift
     if not torch.equal(model.latent_codec.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"]):
-        raise SystemExit(f"not timed: the {layout} layout does not decode to the encoder's own latent")
+        raise SystemExit("not timed: the codec does not decode to the encoder's own latent")
     data = model.encode(pixels)
     model.decode(data)
     runs = {
@@ -161,15 +166,19 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
     return result
 
 
-def training_step(layout: str, preset: str, batch: int, crop: int, rounds: int, device: str) -> dict[str, object]:
-    """One step of training in float32: forward, backward, both optimisers."""
+def training_step(
+    layout: str, preset: str, batch: int, crop: int, rounds: int, device: str, bf16: bool = False
+) -> dict[str, object]:
+    """One step of training in float32, or with bfloat16 products: forward, backward, both optimisers."""
     model = make(layout, preset).to(device).train()
     net, aux = optimisers(model, "adam", 1e-4, 1e-3)
     x = torch.rand(batch, 3, crop, crop, device=device)
 
     def run() -> None:
         net.zero_grad(set_to_none=True)
-        rate_distortion(model(x), x, 0.0067, "mse").loss.backward()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            out = model(x)
+        rate_distortion({**out, "x_hat": out["x_hat"].float()}, x, 0.0067, "mse").loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         net.step()
         aux.zero_grad(set_to_none=True)

@@ -37,14 +37,17 @@ from ssmctx.files import write_whole
 from ssmctx.layers.transforms import pad_image
 from ssmctx.layers.vss import SS2D
 
-SETTINGS = {"torch scan, 1 thread": ("cpu", "torch", 1), "cpu scan, 2 threads": ("cpu", "cpu", 2)}
+Setting = tuple[str, str, int]
+"""Device, scan backend, threads."""
+
+SETTINGS: dict[str, Setting] = {"torch scan, 1 thread": ("cpu", "torch", 1), "cpu scan, 2 threads": ("cpu", "cpu", 2)}
 if torch.cuda.is_available():
     SETTINGS[torch.cuda.get_device_name()] = ("cuda", "auto", 2)
 
 
-def put(model: MambaIC, setting: str) -> MambaIC:
+def put(model: MambaIC, setting: Setting) -> MambaIC:
     """The model in a setting."""
-    device, backend, threads = SETTINGS[setting]
+    device, backend, threads = setting
     torch.set_num_threads(threads)
     for module in model.modules():
         if isinstance(module, SS2D):
@@ -72,10 +75,10 @@ def walk(model: MambaIC, y: Tensor, symbols: list[Tensor] | None, copies: int) -
     return torch.cat(scales).cpu(), found
 
 
-def drift(model: MambaIC, images: list[Path], base: str, other: str, copies: int) -> dict[str, float]:
+def drift(model: MambaIC, images: list[Path], base: Setting, other: Setting, copies: int) -> dict[str, float]:
     """How far the scales of one setting lie from those of another that codes the same symbols."""
     worst, rows = 0.0, 0
-    for path in tqdm(images, desc=f"drift, {other}{' x 4' * (copies > 1)}", leave=False):
+    for path in tqdm(images, desc=f"drift, {other[0]}{' x 4' * (copies > 1)}", leave=False):
         put(model, base)
         x = pad_image(to_float(read_image(path))).to(next(model.parameters()).device)
         with torch.no_grad():
@@ -89,24 +92,17 @@ def drift(model: MambaIC, images: list[Path], base: str, other: str, copies: int
     return {"largest_relative_drift": worst, "rows_that_would_differ": rows}
 
 
-def main() -> None:
-    """Run the check."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("images", type=Path, help="a folder")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    options = parser.parse_args()
-    images, model = find_images(options.images), load_model(options.checkpoint)
-    report: dict[str, object] = {"machine": machine(), "pictures": len(images), "guard_band": DEFAULT_BAND}
+def exchange(model: MambaIC, images: list[Path], settings: dict[str, Setting], report: dict[str, object]) -> None:
+    """Encode all images in each setting and decode them in all; adds what came of it to the report."""
     size = guard = 0
-    for source in SETTINGS:
-        codec = put(model, source)
+    for source, setting in settings.items():
+        codec = put(model, setting)
         coded = [codec.encode(read_image(path)) for path in tqdm(images, desc=source, leave=False)]
         size = sum(map(len, coded))
         guard = sum(len(part) for data in coded for part in CodedImage.from_bytes(data).sections[2:])
         own = [codec.decode(data) for data in coded]
-        for target in SETTINGS:
-            codec = put(model, target)
+        for target in settings:
+            codec = put(model, settings[target])
             exact, pixels = 0, 0
             for data, expected in zip(tqdm(coded, desc=f"{source} -> {target}", leave=False), own, strict=True):
                 try:
@@ -120,9 +116,21 @@ def main() -> None:
             print(f"{source} -> {target}: symbols of {exact} of {len(images)} exact, {pixels} pixel values differ")
     report["bytes"], report["guard_bytes"] = size, guard
     print(f"guard: {guard} of {size} bytes, {100 * guard / size:.2f} %, checksums included")
+
+
+def main() -> None:
+    """Run the check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("images", type=Path, help="a folder")
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    images, model = find_images(options.images), load_model(options.checkpoint)
+    report: dict[str, object] = {"machine": machine(), "pictures": len(images), "guard_band": DEFAULT_BAND}
+    exchange(model, images, SETTINGS, report)
     base = next(iter(SETTINGS))
     for other, copies in [(name, 1) for name in SETTINGS if name != base] + [("cpu scan, 2 threads", 4)]:
-        result = drift(model, images, base, other, copies)
+        result = drift(model, images, SETTINGS[base], SETTINGS[other], copies)
         report[f"drift, {base} -> {other}, batch of {copies}"] = result
         print(f"{base} -> {other}, batch of {copies}: {result}")
     if options.json:

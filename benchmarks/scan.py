@@ -178,14 +178,20 @@ def over(peak: int | None, inputs: int) -> float:
     return math.nan if peak is None else peak / inputs
 
 
-def image(d: int, height: int, width: int, states: int, device: str, rounds: int) -> list[dict[str, object]]:
-    """Our backends on an image in four directions, softplus included."""
+def image_inputs(d: int, height: int, width: int, states: int, device: str) -> list[Tensor]:
+    """u, dt_raw, A, B, C, D and dt_bias of an image in four directions, all of which take gradients."""
     generator = torch.Generator().manual_seed(0)
     grid, count = (1, height, width), len(DIRECTIONS)
     shapes = [(*grid, d), (*grid, count, d), (count, d, states), (*grid, count, states), (*grid, count, states)]
     u, raw, A, B, C = (torch.randn(s, generator=generator).to(device) for s in shapes)
     flat = torch.zeros(count, d, device=device)
-    leaves = [x.requires_grad_() for x in (u, raw - 3, -A.abs() - 0.1, B, C, flat + 1, flat.clone())]
+    return [x.requires_grad_() for x in (u, raw - 3, -A.abs() - 0.1, B, C, flat + 1, flat.clone())]
+
+
+def image(d: int, height: int, width: int, states: int, device: str, rounds: int) -> list[dict[str, object]]:
+    """Our backends on an image in four directions, softplus included."""
+    leaves = image_inputs(d, height, width, states, device)
+    u = leaves[0]
     names = [n for n in ("triton", "cpu", "torch") if not load(n).refuses(u.device, u.dtype, states)]
 
     def forward(name: str) -> Tensor:
@@ -200,7 +206,7 @@ def image(d: int, height: int, width: int, states: int, device: str, rounds: int
 
     times = seconds({n: lambda n=n: without_gradients(n) for n in names}, rounds, device)
     times_both = seconds({n: lambda n=n: with_gradients(n) for n in names}, rounds, device)
-    steps = count * u.numel() * states
+    steps = len(DIRECTIONS) * u.numel() * states
     return [
         {
             "name": f"ssmctx {n}",

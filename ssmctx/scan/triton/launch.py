@@ -37,6 +37,9 @@ _BACKWARD_CHUNK = 64
 _FORWARD_TILE, _BACKWARD_TILE = 1024, 512
 """Elements, states times channels, of the tile that a warp works on."""
 
+_FORWARD_REGISTERS, _BACKWARD_REGISTERS = 128, 168
+"""Most registers of a thread; the chunk ends and carries of backward take forward's."""
+
 _GROUP = 4
 """Steps whose loads are issued together, and in backward the states kept in registers; see `_steps`."""
 
@@ -94,7 +97,9 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         for k, name in enumerate(directions):
             kernels.forward_kernel[(_tiles(d, tile) * chunks * batch,)](
                 *(u, dt_raw, A, B, C, D, dt_bias, h, v, height, width, chunk, chunks, k, DIRECTIONS.index(name)),
-                **_options(128, SHAPE=shape, TILE=tile, GROUP=_steps(shape[1]), SOFTPLUS=softplus, ADD=k > 0),
+                **_options(
+                    _FORWARD_REGISTERS, SHAPE=shape, TILE=tile, GROUP=_steps(shape[1]), SOFTPLUS=softplus, ADD=k > 0
+                ),
             )
     return v, h_last
 
@@ -127,7 +132,7 @@ def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, .
                 kernels.backward_kernel[(programs * count,)](
                     *(dv, u, ddt_raw, A, B, C, D, h, r, du, ddt_raw, dB_parts, dC_parts, dt_sum, kept, height, width),
                     *(chunk, r.shape[2], k, DIRECTIONS.index(name), item, count),
-                    **_options(168, SHAPE=shape, TILE=tile, GROUP=_GROUP, SOFTPLUS=softplus, ADD=k > 0),
+                    **_options(_BACKWARD_REGISTERS, SHAPE=shape, TILE=tile, GROUP=_GROUP, SOFTPLUS=softplus, ADD=k > 0),
                 )
                 dB[item : item + count, :, :, k] = dB_parts.sum(0)
                 dC[item : item + count, :, :, k] = dC_parts.sum(0)
@@ -160,7 +165,12 @@ def _chunk_ends(
         kernels.chunks_kernel[(_tiles(d, tile) * len(names) * chunks * batch,)](
             *(*inputs, dv, dt, h, r, dt_sum, height, width, chunk, chunks, k, codes, len(names)),
             **_options(
-                128, SHAPE=(d, N, K), TILE=tile, GROUP=_steps(N), SOFTPLUS=softplus, ADJOINT=adjoint is not None
+                _FORWARD_REGISTERS,
+                SHAPE=(d, N, K),
+                TILE=tile,
+                GROUP=_steps(N),
+                SOFTPLUS=softplus,
+                ADJOINT=adjoint is not None,
             ),
         )
     return h, dt_sum
@@ -172,7 +182,8 @@ def _carry(A: Tensor, h: Tensor, dt_sum: Tensor, first: Tensor, last: Tensor, re
 
     batch, K, chunks, N, d = h.shape
     kernels.carry_kernel[(_ceil(N * d, 32) * K * batch,)](
-        *(A, h, dt_sum, first, last, chunks), **_options(128, SHAPE=(d, N, K), BLOCK=32, GROUP=8, REVERSE=reverse)
+        *(A, h, dt_sum, first, last, chunks),
+        **_options(_FORWARD_REGISTERS, SHAPE=(d, N, K), BLOCK=32, GROUP=8, REVERSE=reverse),
     )
 
 

@@ -1,0 +1,40 @@
+"""The whole codec, bytes to pixels and back, stage by stage, and what its coding asks of the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from codec import image, make, make_realistic, measure_model
+
+from on_gpu.launches import launches
+from on_gpu.parts import Clock, Save, each
+from on_gpu.plan import Plan
+
+_ROUNDS = 3
+
+
+def measure_codecs(plan: Plan, save: Save, clock: Clock) -> None:
+    """The paper's layout at all sizes; then the launches of the smallest image."""
+    each(((f"{w}x{h}", lambda size=(w, h): measured(plan, size)) for w, h in plan.images), save, clock)
+    each([("launches", lambda: counted(plan, min(plan.images)))], save, clock)
+
+
+def measured(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:
+    """As `benchmarks/codec.py` measures it."""
+    pixels = image(*size, None)
+    model = make("paper", plan.preset)
+    make_realistic(model.to(plan.device), pixels)
+    return measure_model(model, pixels, min(_ROUNDS, plan.rounds), plan.device)
+
+
+def counted(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:
+    """Operators, kernels and waits of encoding and decoding."""
+    pixels = image(*size, None)
+    model = make("paper", plan.preset)
+    make_realistic(model.to(plan.device), pixels)
+    data = model.encode(pixels)
+    model.decode(data)
+    return {
+        "encode": launches(lambda: model.encode(pixels), plan.device),
+        "decode": launches(lambda: model.decode(data), plan.device),
+    }

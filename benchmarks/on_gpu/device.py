@@ -1,0 +1,118 @@
+"""What the device is, and the Triton kernels: their tests on it, and their compilation beforehand."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from on_gpu.knobs import CANDIDATES, Change, constants
+from on_gpu.parts import Clock, Save
+from on_gpu.plan import Plan
+from on_gpu.timing import copy_bandwidth
+
+ROOT = Path(__file__).resolve().parents[2]
+_MOST_WORKERS = 12
+
+
+def describe(plan: Plan, save: Save, clock: Clock) -> None:
+    """The machine, and the bandwidth of its memory."""
+    from measure import machine
+
+    save("machine", machine())
+    if plan.device == "cuda":
+        about = torch.cuda.get_device_properties(0)
+        save("memory_bytes", about.total_memory)
+        save("multiprocessors", about.multi_processor_count)
+        save("capability", [about.major, about.minor])
+    save("copy_bytes_per_s", copy_bandwidth(plan.device))
+
+
+def run_tests(plan: Plan, save: Save, clock: Clock) -> None:
+    """tests/test_triton.py: the kernels against a float64 loop, on this device."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_triton.py", *plan.tests]
+    if plan.device == "cuda" and find_spec("xdist"):  # nearly all of the time is compilation
+        command += ["-n", str(workers())]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(1.0, clock.left()))
+    except subprocess.TimeoutExpired as late:
+        save("output", _tail(late.stdout))
+        raise
+    save("output", _tail(done.stdout + done.stderr))
+    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
+    save("counts", counts)
+    if done.returncode != 0:
+        raise RuntimeError(f"pytest ended with exit code {done.returncode}: {counts}")
+
+
+def compile_kernels(plan: Plan, save: Save, clock: Clock) -> None:
+    """All kernels that the later parts launch, each size in a process of its own, into Triton's cache on disk."""
+    if find_spec("triton") is None:  # whether there is a GPU cannot be asked before these processes are forked
+        save("skipped", "triton is not installed")
+        return
+    import ssmctx.scan.triton.kernels  # noqa: F401  # once, for all processes
+
+    began = time.monotonic()
+    changes = [changed for tries in CANDIDATES.values() for changed in tries[: plan.tries]]
+    jobs: list[tuple[int, Change]] = [(channels, {}) for channels in plan.channels]
+    jobs += [(channels, changed) for channels in sorted({size[0] for size in plan.knobs}) for changed in changes]
+    runs = [partial(_launch, plan, channels, changed) for channels, changed in jobs]
+    save("failed", [f"{jobs[i]}: exit code {code}" for i, code in in_processes(runs, workers(), clock).items() if code])
+    save("kernels_of", len(jobs))
+    save("seconds", round(time.monotonic() - began, 1))
+
+
+def workers() -> int:
+    """Processes that compile at the same time."""
+    return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0))))
+
+
+def in_processes(runs: list[Callable[[], None]], together: int, clock: Clock) -> dict[int, int | None]:
+    """Exit codes of runs in processes of their own, so many together; those that time is up for are ended."""
+    context = multiprocessing.get_context("fork")
+    waiting, going, codes = list(enumerate(runs)), {}, {}
+    while waiting or going:
+        while waiting and len(going) < together and clock.left() > 0:
+            number, run = waiting.pop(0)
+            going[number] = context.Process(target=run)
+            going[number].start()
+        for number, process in list(going.items()):
+            process.join(0.05)
+            if process.exitcode is None and clock.left() > 0:
+                continue
+            process.kill()
+            process.join()
+            codes[number] = going.pop(number).exitcode
+        if clock.left() <= 0:
+            codes |= {number: None for number, _ in waiting}
+            waiting = []
+    return codes
+
+
+def _launch(plan: Plan, channels: int, changed: Change) -> None:
+    """One scan forward and backward, of few pixels: kernels depend on channels and states, not on height and width."""
+    from scan import image_inputs
+
+    from ssmctx.scan.directions import DIRECTIONS
+    from ssmctx.scan.operator import scan
+
+    leaves = image_inputs(channels, 1, 2, plan.states, plan.device)
+    with constants(changed):
+        v, _ = scan(*leaves, None, DIRECTIONS, True, "triton")
+        torch.autograd.grad(v.sum(), leaves)
+    if plan.device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _tail(text: str | bytes | None) -> str:
+    text = text.decode(errors="replace") if isinstance(text, bytes) else text or ""
+    return text[-4000:]
