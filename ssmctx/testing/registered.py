@@ -43,6 +43,7 @@ _SMALL = {
 }
 _JUDGED = (
     registry.blocks,
+    registry.codecs,
     registry.coders,
     registry.contexts,
     registry.distributions,
@@ -85,6 +86,8 @@ def registered_checks() -> Iterator[Check]:
     """
     for name in registry.blocks.names():
         yield Check("block", name, "block", functools.partial(_check_block, name))
+    for name in registry.codecs.names():
+        yield Check("codec", name, "round trip", functools.partial(_check_codec, name))
     for name in registry.coders.names():
         yield Check("coder", name, "coder", functools.partial(_check_coder, name))
     for name in registry.contexts.names():
@@ -138,6 +141,11 @@ def _latent(height: int, width: int) -> Tensor:
 
 def _check_block(name: str) -> None:
     assert_block(make_small(registry.blocks, name), _DIM)
+
+
+def _check_codec(name: str) -> None:
+    codec = attempt("registry", f"the codec {name!r}", lambda: registry.codecs.create(name, device="cpu"))
+    assert_round_trip(codec, Latent(3, 37, 50).tensor().sigmoid())
 
 
 def _check_coder(name: str) -> None:
