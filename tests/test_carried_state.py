@@ -130,6 +130,17 @@ def test_a_known_spread_gives_the_order():
     assert CarriedStateContext(M, num_slices=2, dim=8).order == CodingOrder.checkerboard([2, 4])
 
 
+def test_it_can_be_made_on_the_meta_device():
+    with torch.device("meta"):
+        made = CarriedStateContext(M, dim=8, spread=[0.1, 5, 0.3, 4, 0.2, 1])
+    model = CarriedStateContext(M, dim=8, spread=[0.1, 5, 0.3, 4, 0.2, 1])
+    made = made.to_empty(device="cpu")
+    made.load_state_dict(model.state_dict())
+    y_hat, side = latent(7, 1, M, 4, 4), latent(8, 1, 2 * M, 4, 4)
+    for one, other in zip(made(3, y_hat, side), model(3, y_hat, side), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("M", range(1, 40))
 def test_growing_slices_grow_and_add_up(M):
     for num_slices in range(1, M + 1):

@@ -14,6 +14,8 @@ from torch import Tensor
 from mambaic.bundled import DEFAULT, bundled_path
 from mambaic.checkpoint import load_model
 from mambaic.classical import CODECS, of_size
+from mambaic.codec import MambaIC
+from mambaic.dial import Wish, rates
 from mambaic.errors import TrainingError
 from mambaic.figures import new_figure, plt, save_figure
 from mambaic.files import compress_file
@@ -23,6 +25,8 @@ from mambaic.train import Point, TrainingPlan, train
 
 CHECKPOINT = bundled_path(DEFAULT)
 HELD_OUT = "astronaut"
+QUALITIES = (10, 40, 70)
+EFFORT = 3
 _DETAIL = slice(40, 200), slice(150, 310)
 
 
@@ -49,35 +53,51 @@ def train_tiny(out: Path, minutes: float, steps: int | None) -> Path:
 def demo(out: Path, checkpoint: Path) -> None:
     """Code the held-out photograph, decode it in a fresh process, compare, and leave all files in `out`.
 
+    A checkpoint of many rates codes it at three qualities.
+
     Raises:
         CheckpointError: no checkpoint, or none of ours.
         TrainingError: the decoded pixels differ from the encoder's own.
     """
     original = out / f"{HELD_OUT}.png"
-    coded, decoded, own = (out / f"{HELD_OUT}.{ending}" for ending in ("sic", "decoded.png", "encoder.png"))
     pixels = photographs()[HELD_OUT]
     write_png(original, pixels)
     codec = load_model(checkpoint)
-    written = compress_file(codec, original, coded, own)
-    print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel")
-    print("decoding it in a fresh process")
+    qualities = (None,) if rates(codec) is None else QUALITIES
+    rows = []
+    for quality in qualities:
+        coded = original.with_name(f"{HELD_OUT}{'' if quality is None else f'-{quality}'}.sic")
+        ours, size = _there_and_back(codec, checkpoint, original, coded, Wish(quality=quality, effort=EFFORT))
+        rows.append(_compared(f"ssmctx {codec.preset}", pixels, ours, size))
+    _plot_side_by_side(pixels, rows, out / "side-by-side.png")
+    print(f"look at {out / 'side-by-side.png'}")
+
+
+def _there_and_back(codec: MambaIC, checkpoint: Path, original: Path, coded: Path, wish: Wish) -> tuple[Tensor, int]:
+    """The pixels that a fresh process decodes from the file, and the file's bytes."""
+    decoded, own = coded.with_suffix(".decoded.png"), coded.with_suffix(".encoder.png")
+    written = compress_file(codec, original, coded, own, wish)
+    print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel; decoding it in a fresh process")
     program = Path(__file__).parents[1] / "mambaic_full.py"
     subprocess.run([sys.executable, program, "decompress", coded, decoded, "--checkpoint", checkpoint], check=True)
     ours = read_image(decoded)
     if not torch.equal(ours, read_image(own)):
         raise TrainingError(f"{decoded} differs from the encoder's reconstruction {own}: please report this")
     print("the decoded pixels equal the encoder's own reconstruction exactly")
+    return ours, written.bytes
 
-    print(f"{'':10}{'bytes':>8}{'bpp':>8}{'PSNR':>10}")
-    shown = {"original": pixels, f"ssmctx {codec.preset}": ours}
-    print(_row(f"ssmctx {codec.preset}", written.bytes, ours, pixels))
+
+def _compared(name: str, pixels: Tensor, ours: Tensor, size: int) -> dict[str, Tensor]:
+    """Ours and the other formats' pixels at the same size, by name; prints a table of them."""
+    print(f"{'':12}{'bytes':>6}{'bpp':>8}{'PSNR':>10}")
+    print(_row(name, size, ours, pixels))
+    shown = {name: ours}
     for key, made in CODECS.items():
-        other = of_size(key, pixels, written.bytes)
+        other = of_size(key, pixels, size)
         if other is not None:
             print(_row(made.name, other.bytes, other.pixels, pixels) + f"   (quality {other.quality})")
             shown[made.name] = other.pixels
-    _plot_side_by_side(shown, out / "side-by-side.png")
-    print(f"look at {out / 'side-by-side.png'}")
+    return shown
 
 
 def _row(name: str, size: int, decoded: Tensor, original: Tensor) -> str:
@@ -100,15 +120,15 @@ def _plot_training(history: list[Point], path: Path) -> None:
     save_figure(figure, path)
 
 
-def _plot_side_by_side(images: dict[str, Tensor], path: Path) -> None:
-    figure, axes = new_figure(280 * len(images), 600, nrows=2, ncols=len(images))
-    original = images["original"]
-    for (name, pixels), whole, zoom in zip(images.items(), *axes, strict=True):
-        array = pixels.permute(1, 2, 0).numpy()
-        whole.imshow(array)
-        whole.set_title(name if pixels is original else f"{name}, {psnr(pixels, original):.1f} dB", fontsize=11)
-        zoom.imshow(array[_DETAIL], interpolation="nearest")
-        for axis in (whole, zoom):
+def _plot_side_by_side(original: Tensor, rows: list[dict[str, Tensor]], path: Path) -> None:
+    """A detail of the original and of each format's pixels, a row for each quality."""
+    columns = 1 + max(map(len, rows))
+    figure, axes = new_figure(280 * columns, 310 * len(rows), nrows=len(rows), ncols=columns, squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        for axis in line:
             axis.axis("off")
+        for (name, pixels), axis in zip({"original": original, **row}.items(), line, strict=False):
+            axis.imshow(pixels.permute(1, 2, 0).numpy()[_DETAIL], interpolation="nearest")
+            axis.set_title(name if pixels is original else f"{name}, {psnr(pixels, original):.1f} dB", fontsize=11)
     figure.savefig(path, dpi=110)  # with all colours, unlike `save_figure`: the photographs are what is looked at
     plt.close(figure)

@@ -125,7 +125,7 @@ class CarriedStateContext(ContextModel):
         widths = [order.slices[order.slice_index(step)] for step in range(order.num_steps)]
         # what is carried grows by groups of steps: a slice at once, or step by step where its passes lie apart
         self._group_size = 1 if order.passes_outer else order.passes
-        self.log_spread = nn.Parameter(spreads.log())
+        self.log_spread = nn.Parameter(torch.tensor(spreads).log())
         self.init = nn.Sequential(nn.Linear(2 * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
         carried = widths[:: self._group_size][:-1]
         self.added = nn.ModuleList(nn.Conv2d(width + 1, dim, 3, padding=1) for width in carried)
@@ -206,21 +206,19 @@ def _channels_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def _spreads(M: int, spread: Sequence[float] | None) -> Tensor:
-    if spread is None:
-        return torch.ones(M)
-    spreads = torch.as_tensor(spread, dtype=torch.float32)
-    if spreads.shape != (M,) or not bool((spreads > 0).all()):
+def _spreads(M: int, spread: Sequence[float] | None) -> list[float]:
+    """Spreads as numbers, so that a context can be made on the meta device."""
+    spreads = [1.0] * M if spread is None else [float(value) for value in spread]
+    if len(spreads) != M or not all(value > 0 for value in spreads):
         raise ArgumentError(f"CarriedStateContext: spread must hold M={M} positive numbers, got {spread!r:.80}")
     return spreads
 
 
-def _order(M: int, num_slices: int | None, order: CodingOrder | None, spreads: Tensor) -> CodingOrder:
+def _order(M: int, num_slices: int | None, order: CodingOrder | None, spreads: list[float]) -> CodingOrder:
     """The coding order that the arguments of `CarriedStateContext` ask for."""
     if order is None:
         slices = growing_slices(M, min(_SLICES, M) if num_slices is None else num_slices)
-        widest_first = spreads.argsort(descending=True, stable=True).tolist()
-        return CodingOrder.checkerboard(slices, permutation=widest_first)
+        return CodingOrder.checkerboard(slices, permutation=sorted(range(M), key=lambda channel: -spreads[channel]))
     if num_slices is not None:
         raise ArgumentError("CarriedStateContext: order takes the place of num_slices; give it alone")
     if order.num_channels != M:
