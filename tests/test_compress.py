@@ -9,7 +9,7 @@ import pytest
 import torch
 from example_files import untrained
 from mambaic import evaluate as evaluation
-from mambaic.bundled import load_bundled
+from mambaic.bundled import DEFAULT, load_bundled
 from mambaic.dial import Coded, Wish, encode, on_dial, search
 from mambaic.images import read_image, write_png
 from mambaic_full import main
@@ -53,7 +53,7 @@ def test_many_go_to_a_folder(folder, capsys):
     for seed, name in enumerate("abc"):
         assert re.search(rf"wrote coded/x/{name}.sic: \d+ bytes, .* bpp", told)
         assert f"wrote decoded/{name}.png: {30 + seed} x 20" in told
-        expected = load_bundled("tiny").decode((folder / "coded" / "x" / f"{name}.sic").read_bytes())
+        expected = load_bundled(DEFAULT).decode((folder / "coded" / "x" / f"{name}.sic").read_bytes())
         assert torch.equal(read_image(folder / "decoded" / f"{name}.png"), expected)
 
 
@@ -73,8 +73,14 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(folder, capsys):
         ("compress a.png sub/a.png --out x", "the target of a.png x/a.sic and the target of sub/a.png .* one file"),
         ("compress a.png b.png --out x --reconstruction y.png", "--reconstruction is of one image, got 2"),
         ("compress a.png --checkpoint none.pt", "CheckpointError: no checkpoint none.pt"),
-        ("compress a.png --quality 30", "this checkpoint has one rate, so that --quality has nothing to choose"),
-        ("compress a.png --target-bpp 1", "one rate, which only refinement changes: give --effort 3, or take"),
+        (
+            "compress a.png --checkpoint tiny --quality 30",
+            "this checkpoint has one rate, so that --quality has nothing to choose",
+        ),
+        (
+            "compress a.png --checkpoint tiny --target-bpp 1",
+            "one rate, which only refinement changes: give --effort 3, or take",
+        ),
     ],
 )
 def test_what_cannot_be(folder, capsys, command, message):
@@ -104,11 +110,21 @@ def test_a_checkpoint_that_comes_along_has_a_name(folder):
 
 
 def test_effort(folder):
-    assert run("compress a.png --effort 1") == 0
+    assert run("compress a.png --checkpoint tiny --effort 1") == 0
     assert (folder / "a.sic").read_bytes() == load_bundled("tiny").encode(read_image("a.png"), effort=1)
 
 
 # --- the dial
+
+
+def test_the_default_checkpoint_has_a_dial(folder):
+    sizes = []
+    for quality in (0, 50, 100):
+        assert run(f"compress a.png q{quality}.sic --quality {quality}") == 0
+        sizes.append((folder / f"q{quality}.sic").stat().st_size)
+    assert sizes == sorted(set(sizes))
+    assert run("compress a.png") == 0
+    assert (folder / "a.sic").read_bytes() == (folder / "q50.sic").read_bytes()
 
 
 def test_quality_goes_from_the_coarsest_to_the_finest():

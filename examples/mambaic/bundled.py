@@ -23,8 +23,8 @@ class Bundled:
 
 
 BUNDLED = {
-    "tiny": Bundled("tiny-mse-0.0035.pt", "e9d2316edc5562293518e114067aa95a7ee8e7cff47a64b837b4f600d19fd026"),
     "base": Bundled("base-mse.pt", "3d52fa823189b5d3938afc829f9b40629b055d88f88707a3a616d0950bbda4b7"),
+    "tiny": Bundled("tiny-mse-0.0035.pt", "e9d2316edc5562293518e114067aa95a7ee8e7cff47a64b837b4f600d19fd026"),
 }
 """By name; the first is the default. A new one also needs a function below, and a line in pyproject.toml for
 `ssmctx.load`."""

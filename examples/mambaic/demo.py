@@ -26,7 +26,6 @@ from mambaic.train import Point, TrainingPlan, train
 CHECKPOINT = bundled_path(DEFAULT)
 HELD_OUT = "astronaut"
 QUALITIES = (10, 40, 70)
-EFFORT = 3
 _DETAIL = slice(40, 200), slice(150, 310)
 
 
@@ -67,7 +66,7 @@ def demo(out: Path, checkpoint: Path) -> None:
     rows = []
     for quality in qualities:
         coded = original.with_name(f"{HELD_OUT}{'' if quality is None else f'-{quality}'}.sic")
-        ours, size = _there_and_back(codec, checkpoint, original, coded, Wish(quality=quality, effort=EFFORT))
+        ours, size = _there_and_back(codec, checkpoint, original, coded, Wish(quality=quality))
         rows.append(_compared(f"ssmctx {codec.preset}", pixels, ours, size))
     _plot_side_by_side(pixels, rows, out / "side-by-side.png")
     print(f"look at {out / 'side-by-side.png'}")
