@@ -106,7 +106,7 @@ def test_the_program_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
 def test_a_second_ctrl_c_interrupts_at_once(photos, tmp_path, monkeypatch):
     def twice(*_):
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # to this thread, unlike os.kill
         raise AssertionError("still there")
 
     monkeypatch.setattr(Engine, "step", twice)
