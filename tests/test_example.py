@@ -14,6 +14,7 @@ from mambaic.images import find_images, read_image, to_float, write_png
 from mambaic_full import main
 from sample_images import sample_image, write_photos
 
+from ssmctx.codec.streams import usual_shape
 from ssmctx.entropy import CodedImage
 
 PROGRAM = Path(__file__).parents[1] / "examples" / "mambaic_full.py"
@@ -87,7 +88,7 @@ def test_the_full_preset_has_the_papers_sizes():
 @pytest.mark.parametrize("size", [(1, 1), (16, 17), (64, 65), (31, 300)])
 def test_files_need_not_tell_the_sizes_of_the_latents(codec, size):
     coded = codec.compress(to_float(sample_image(*size)))
-    assert coded["shape"] == {**codec._usual_shape(*size), "x": size}
+    assert coded["shape"] == {**usual_shape(size, codec.stride), "x": size}
     assert CodedImage.from_bytes(codec.encode(sample_image(*size))).shape is None
 
 

@@ -173,7 +173,7 @@ def test_a_run_of_another_plan_or_codec_is_refused(latents, tmp_path):
 def test_contexts_are_made_by_name_with_keywords(latents):
     context = make_context("carried-state:dim=8,num_slices=2", latents)
     assert (context.head[0][1].out_features, len(context.order.slices)) == (8, 2)
-    torch.testing.assert_close(context.log_spread.exp(), latents.spread())
+    torch.testing.assert_close(context.log_spread.exp(), latents.spread)
     with pytest.raises(UnknownNameError, match="nonsense"):
         make_context("nonsense", latents)
     with pytest.raises(ArgumentError, match="takes no dim"):

@@ -78,11 +78,10 @@ def _parameters(inputs: int, m: int) -> nn.Module:
 def _grouped(M: int, slices: list[int], checkerboard: bool) -> CompressAIContext:
     def group(k: int, m: int) -> nn.Module:
         channel = 2 * m if k else 0
-        coded = GaussianConditionalLatentCodec(quantizer="ste")
         if not checkerboard:
             return GaussianConditionalLatentCodec(entropy_parameters=_parameters(2 * M + channel, m), quantizer="ste")
         return CheckerboardLatentCodec(
-            latent_codec={"y": coded},
+            latent_codec={"y": GaussianConditionalLatentCodec(quantizer="ste")},
             context_prediction=CheckerboardMaskedConv2d(m, 2 * m, kernel_size=5, stride=1, padding=2),
             entropy_parameters=_parameters(2 * m + channel + 2 * M, m),
         )

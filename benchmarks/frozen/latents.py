@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import io
@@ -50,11 +51,10 @@ class Latents:
         """Channels."""
         return self.test[0].shape[0]
 
+    @functools.cached_property
     def spread(self) -> Tensor:
         """Root mean square of each channel over the training latents, (M,)."""
-        squares = sum((y.double() ** 2).mean(dim=(1, 2)) for y in self.train)
-        assert isinstance(squares, Tensor)
-        return (squares / len(self.train)).sqrt().float()
+        return torch.stack([y.double().square().mean(dim=(1, 2)) for y in self.train]).mean(0).sqrt().float()
 
 
 def load_codec(name: str) -> tuple[nn.Module, str]:
@@ -104,11 +104,12 @@ def cached_latents(path: Path, codec: str, train: Path, test: Path) -> Latents:
                 f"{path} holds latents of {content['codec']}, not of {name}: give another --out, or delete the file"
             )
         return Latents(**content)
+    tests = [(file.stem, read_image(file)) for file in find_images(test)]
     latents = Latents(
-        [y for file in tqdm(find_images(train), "training latents") for y in _of_image(model, file, turned=True)],
-        [y for file in tqdm(find_images(test), "test latents") for y in _of_image(model, file, turned=False)],
-        [read_image(file)[0].numel() for file in find_images(test)],
-        [file.stem for file in find_images(test)],
+        [_latent(model, x) for file in tqdm(find_images(train), "training latents") for x in _turned(read_image(file))],
+        [_latent(model, pixels) for _, pixels in tqdm(tests, "test latents")],
+        [pixels[0].numel() for _, pixels in tests],
+        [stem for stem, _ in tests],
         name,
     )
     buffer = io.BytesIO()
@@ -128,19 +129,15 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+def _turned(pixels: Tensor) -> list[Tensor]:
+    """An image in eight ways, by quarter turns and flips."""
+    quarters = [torch.rot90(pixels, k, (1, 2)) for k in range(4)]
+    return [way for turned in quarters for way in (turned, turned.flip(2))]
+
+
 @torch.no_grad()
-def _of_image(codec: nn.Module, file: Path, turned: bool) -> list[Tensor]:
-    image = pad_image(to_float(read_image(file)))
-    ways = [(k, flip) for k in range(4) for flip in (False, True)] if turned else [(0, False)]
-    return [_rounded(codec, _turned(image, k, flip)) for k, flip in ways]
-
-
-def _turned(image: Tensor, quarters: int, flip: bool) -> Tensor:
-    image = torch.rot90(image, quarters, (2, 3))
-    return image.flip(3) if flip else image
-
-
-def _rounded(codec: nn.Module, image: Tensor) -> Tensor:
+def _latent(codec: nn.Module, pixels: Tensor) -> Tensor:
+    """What g_a makes of uint8 pixels (3, H, W), in whole numbers."""
     assert isinstance(codec.g_a, nn.Module)
-    y: Tensor = codec.g_a(image.contiguous())
+    y: Tensor = codec.g_a(pad_image(to_float(pixels)).contiguous())
     return y[0].round().to(torch.int16)

@@ -66,7 +66,7 @@ def make_context(spec: str, latents: Latents) -> ContextModel:
         key, _, value = part.partition("=")
         given[key] = int(value) if value.isdigit() else None if value == "none" else value
     if "spread" in registry.contexts.takes(name):
-        given.setdefault("spread", latents.spread().tolist())
+        given.setdefault("spread", latents.spread.tolist())
     context = registry.contexts.create(name, latents.M, **given)
     if context.order.num_channels != latents.M:
         raise ArgumentError(f"{spec} is made for {context.order.num_channels} channels, the latents have {latents.M}")

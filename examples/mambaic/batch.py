@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,6 @@ def each(
     if len(pairs) == 1:
         yield pairs[0][1], make()(pairs[0])
         return
-    from functools import partial
-
     from mambaic.parallel import for_each
 
     failed = 0

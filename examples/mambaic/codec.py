@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from mambaic.dial import rates
 from mambaic.folded import FoldedAnalysis, FoldedSynthesis, ResidualBlock, start_as_cosines
 from mambaic.wavelets import cosine_blocks, start_as_wavelets
 from ssmctx import ImageCodec, MambaICEntropyModel, registry
@@ -148,8 +149,7 @@ class MambaIC(ImageCodec):
     @property
     def qualities(self) -> int | None:
         """How many rates the codec has gains for; None of a codec of one rate."""
-        gains = self.latent_codec.gains
-        return None if gains is None else gains.count
+        return rates(self)
 
 
 def _paper_parts(p: Preset, parts: Variant) -> tuple[nn.Module, nn.Module, MambaICEntropyModel]:

@@ -14,7 +14,7 @@ from ssmctx.codec.fingerprint import check_same, decoder_fingerprint, old_finger
 from ssmctx.codec.pixels import Image, as_pixels
 from ssmctx.codec.refine import Progress, lambda_at, recipe_of, refine
 from ssmctx.codec.rounding import Estimate, estimate_latent
-from ssmctx.codec.streams import check_shape, join_streams, named_shape, split_streams, unnamed_shape
+from ssmctx.codec.streams import check_shape, join_streams, named_shape, split_streams, unnamed_shape, usual_shape
 from ssmctx.codec.tables import aux_loss, update_tables
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import QUALITY_UNITS, Quality
@@ -25,8 +25,6 @@ from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.stages import stage
 
 __all__ = ["ImageCodec"]
-
-_HYPER_STRIDE = 4  # cells of y for one of z, along each side, in most codecs
 
 
 class ImageCodec(nn.Module):
@@ -300,16 +298,17 @@ class ImageCodec(nn.Module):
         _, height, width = pixels.shape
         if recipe is None and lmbda is not None:
             raise ArgumentError(f"lmbda is what an effort above 0 refines for, got lmbda={lmbda} with effort=0")
-        decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
+        fingerprint = decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
         weight = next(self.parameters())
         x = (pixels[None].to(weight.device).float() / 255).to(weight.dtype)
         with torch.no_grad():
             y = self._analyse(x)
-            plain = self._coded_latent(y, pixels, quality)
+            plain = self._coded_latent(y, pixels, quality, fingerprint)
         if recipe is None:
             return plain
         error_weight = lambda_at(self.lmbda, quality) if lmbda is None else lmbda
-        refined = self._coded_latent(refine(self, x, y, recipe, error_weight, quality, progress), pixels, quality)
+        y = refine(self, x, y, recipe, error_weight, quality, progress)
+        refined = self._coded_latent(y, pixels, quality, fingerprint)
 
         def cost(coded: CodedImage, y_hat: Tensor | None) -> float:
             decoded = self.image_of(self._decoded_latent(coded) if y_hat is None else y_hat, (height, width))
@@ -318,16 +317,18 @@ class ImageCodec(nn.Module):
 
         return min(plain, refined, key=lambda made: cost(*made))
 
-    def _coded_latent(self, y: Tensor, pixels: Tensor, quality: float | None) -> tuple[CodedImage, Tensor | None]:
+    def _coded_latent(
+        self, y: Tensor, pixels: Tensor, quality: float | None, fingerprint: bytes
+    ) -> tuple[CodedImage, Tensor | None]:
         (_, height, width), out = pixels.shape, self._compress_latent(y, quality)
         shape = {name: value for name, value in named_shape(out["shape"]).items() if name != "quality"}
         coded = CodedImage(
-            decoder_fingerprint(self),
+            fingerprint,
             width,
             height,
             tuple(split_streams(out["strings"])),
             None if quality is None else round(float(quality) * QUALITY_UNITS),
-            None if shape == self._usual_shape(height, width) else check_shape(shape),
+            None if shape == usual_shape((height, width), self.stride) else check_shape(shape),
             scan_backend(self.latent_codec),
             exact=bool(getattr(self.latent_codec, "exact", False)),
         )
@@ -335,7 +336,7 @@ class ImageCodec(nn.Module):
 
     @torch.no_grad()
     def _decoded_latent(self, coded: CodedImage) -> Tensor:
-        shape = self._usual_shape(coded.height, coded.width)
+        shape = usual_shape((coded.height, coded.width), self.stride)
         if coded.shape is not None:
             padded = tuple(side + -side % self.stride for side in (coded.height, coded.width))
             shape = check_shape(dict(coded.shape), padded)
@@ -393,8 +394,3 @@ class ImageCodec(nn.Module):
                 "make the ImageCodec with the stride of its transforms"
             )
         return x_hat[..., : size[0], : size[1]]
-
-    def _usual_shape(self, height: int, width: int) -> dict[str, Any]:
-        """Sizes of y and z where they follow from the image's; a file then need not say them."""
-        y = (-(-height // self.stride), -(-width // self.stride))
-        return {"y": y, "hyper": (-(-y[0] // _HYPER_STRIDE), -(-y[1] // _HYPER_STRIDE))}

@@ -8,8 +8,9 @@ from typing import Any
 
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
-__all__ = ["check_shape", "join_streams", "named_shape", "split_streams", "unnamed_shape"]
+__all__ = ["check_shape", "join_streams", "named_shape", "split_streams", "unnamed_shape", "usual_shape"]
 
+_HYPER_STRIDE = 4  # cells of y for one of z, along each side, in most codecs
 _MOST_A_PIXEL = 16  # elements of a latent; most codecs have one or two
 
 
@@ -82,6 +83,12 @@ def named_shape(shape: Any) -> Mapping[str, Any]:
 
 def unnamed_shape(shape: Mapping[str, Any]) -> Any:
     return shape["latent"] if set(shape) == {"latent"} else shape
+
+
+def usual_shape(size: tuple[int, int], stride: int) -> dict[str, Any]:
+    """Sizes of y and z where they follow from the image's height and width; a file then need not say them."""
+    y = tuple(-(-side // stride) for side in size)
+    return {"y": y, "hyper": tuple(-(-side // _HYPER_STRIDE) for side in y)}
 
 
 def _is_size(part: Any) -> bool:

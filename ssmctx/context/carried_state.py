@@ -17,7 +17,7 @@ from ssmctx.layers.checks import check_positive
 __all__ = ["CarriedStateContext", "growing_slices"]
 
 _SLICES = 5
-_MOST_LOG_SCALE = 8.0
+MOST_LOG_SCALE = 8.0
 
 
 def growing_slices(M: int, num_slices: int) -> list[int]:
@@ -136,7 +136,7 @@ class CarriedStateContext(ContextModel):
         )
         self.update_later = nn.ModuleDict({step: _update(dim) for step in later})
         self.head = nn.ModuleList(  # which begin at zero: the hyperprior alone
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), _scaled(nn.Linear(dim, 2 * width), 0.0))
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), scaled(nn.Linear(dim, 2 * width), 0.0))
             for width in widths
         )
 
@@ -160,7 +160,7 @@ class CarriedStateContext(ContextModel):
         whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
         mean, log_scale = whole.mT.unflatten(2, size).chunk(2, dim=1)
         base, base_log_scale = (half[:, channels] for half in side.chunk(2, dim=1))
-        log_scale = (base_log_scale + log_scale).clamp(max=_MOST_LOG_SCALE)
+        log_scale = (base_log_scale + log_scale).clamp(max=MOST_LOG_SCALE)
         return base + mean * spread[channels], log_scale.exp()
 
     def _features(self, step: int, y_hat: Tensor, side: Tensor, spread: Tensor, state: CarriedState) -> Tensor:
@@ -190,11 +190,11 @@ class CarriedStateContext(ContextModel):
 
 def _update(dim: int) -> nn.Sequential:
     """LayerNorm and a perceptron of twice the width, with small outputs at first."""
-    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), _scaled(nn.Linear(2 * dim, dim), 0.3))
+    return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), scaled(nn.Linear(2 * dim, dim), 0.3))
 
 
 @torch.no_grad()
-def _scaled(layer: nn.Linear, factor: float) -> nn.Linear:
+def scaled(layer: nn.Module, factor: float) -> nn.Module:
     """The layer, its first weights and biases times a factor."""
     for parameter in layer.parameters():
         parameter.mul_(factor)

@@ -9,11 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
-from ssmctx.context.carried_state import CarriedStateContext
+from ssmctx.context.carried_state import MOST_LOG_SCALE, CarriedStateContext, scaled
 
 __all__ = ["ScaleFirst", "carried_state_scale_first"]
-
-_MOST_LOG_SCALE = 8.0
 
 
 @dataclass
@@ -72,7 +70,7 @@ class ScaleFirst(ContextModel):
         if state is not None:
             return state.scales
         log_scale: Tensor = side.chunk(2, dim=1)[1] + self.network(side)
-        return log_scale.clamp(max=_MOST_LOG_SCALE).exp()
+        return log_scale.clamp(max=MOST_LOG_SCALE).exp()
 
     def forward(
         self, step: int, y_hat: Tensor, side: Tensor, state: ScaleFirstState | None = None
@@ -95,7 +93,4 @@ def carried_state_scale_first(
 
 
 def _correction(M: int) -> nn.Sequential:
-    last = nn.Conv2d(M, M, 1)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(nn.Conv2d(2 * M, M, 1), nn.ReLU(), last)
+    return nn.Sequential(nn.Conv2d(2 * M, M, 1), nn.ReLU(), scaled(nn.Conv2d(M, M, 1), 0.0))

@@ -70,10 +70,8 @@ def scale_network_of(
         return ScaleNetwork(M, hyper_channels, grid=grid, exact=scales == "integer")
     if scales is None:
         return None
-    wanted, found = (
-        (M, hyper_channels, grid),
-        tuple(getattr(scales, name, None) for name in ("M", "hyper_channels", "grid")),
-    )
+    wanted = (M, hyper_channels, grid)
+    found = tuple(getattr(scales, name, None) for name in ("M", "hyper_channels", "grid"))
     if found != wanted:
         raise ArgumentError(
             f"MambaICEntropyModel: the scale network must be made for M, hyper_channels and grid {wanted}, got {found}"

@@ -109,12 +109,13 @@ class Hyperprior(nn.Module):
         """
         z = self._analyse(y, gain)
         with stage("entropy_bottleneck"):
-            _, likelihoods, medians = self.entropy_bottleneck(z, None, "medians")
-        if rounding is not None:
-            rounded = rounding(z - medians)
-            likelihoods = self.entropy_bottleneck.likelihood(rounded + medians)
-        else:
-            rounded = straight_through(z - medians) if self.training else torch.round(z - medians)
+            if rounding is None:
+                _, likelihoods, medians = self.entropy_bottleneck(z, None, "medians")
+                rounded = straight_through(z - medians) if self.training else torch.round(z - medians)
+            else:
+                medians = self.entropy_bottleneck.medians()
+                rounded = rounding(z - medians)
+                likelihoods = self.entropy_bottleneck.likelihood(rounded + medians)
         return EstimatedSide(self._synthesise(rounded, medians, gain, y.shape[2:]), rounded, likelihoods)
 
     def encode_side(self, y: Tensor, gain: Tensor | None, coder: Coder) -> CodedSide:
