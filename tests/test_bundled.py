@@ -1,4 +1,4 @@
-"""The checkpoints that come along: found by name, whole, and registered for `ssmctx.load`."""
+"""The bundled checkpoints: found by name, whole, and registered for `ssmctx.load`."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def test_one_that_was_changed_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(bundled, "FOLDER", tmp_path)
     with pytest.raises(CheckpointError, match=r"is not what was published: it is damaged or replaced; install"):
         load_bundled("tiny")
-    with pytest.raises(ArgumentError, match=r"no checkpoint 'huge' comes along; there are .*tiny"):
+    with pytest.raises(ArgumentError, match=r"no bundled checkpoint 'huge'; there are .*tiny"):
         load_bundled("huge")

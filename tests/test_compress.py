@@ -100,7 +100,7 @@ def test_a_file_of_another_checkpoint_says_so(folder, capsys):
     untrained(folder / "other.pt")
     assert run("compress a.png --checkpoint other.pt") == 0
     assert run("decompress a.sic x.png") == 2
-    assert re.search(r"none of the checkpoints that come along \(.*tiny\) wrote this file", capsys.readouterr().err)
+    assert re.search(r"none of the bundled checkpoints \(.*tiny\) wrote this file", capsys.readouterr().err)
     assert run("decompress a.sic x.png --checkpoint other.pt") == 0
 
 

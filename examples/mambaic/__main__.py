@@ -6,7 +6,7 @@ mambaic eval --data kodak/ --checkpoint tiny.pt --json kodak.json
 mambaic plot kodak.json --out rd.png
 mambaic bdrate mambaic elic --anchor vtm
 mambaic explain photo.png --checkpoint tiny.pt
-mambaic compress photo.png photo.sic --effort 3
+mambaic compress photo.png photo.sic --quality 30
 mambaic decompress photo.sic photo.png
 """
 

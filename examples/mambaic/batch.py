@@ -48,7 +48,7 @@ class Compressor:
 
 @dataclass
 class Decompressor:
-    """Decodes (source, target); loads the checkpoint once. None for those that come along."""
+    """Decodes (source, target); loads the checkpoint once. None to find the bundled one that wrote a file."""
 
     checkpoint: str | None
     codec: MambaIC | None = field(init=False)

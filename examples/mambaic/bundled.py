@@ -39,12 +39,12 @@ def bundled_path(name: str) -> Path:
         ArgumentError: no such checkpoint.
     """
     if name not in BUNDLED:
-        raise ArgumentError(f"no checkpoint {name!r} comes along; there are {', '.join(BUNDLED)}")
+        raise ArgumentError(f"no bundled checkpoint {name!r}; there are {', '.join(BUNDLED)}")
     return FOLDER / BUNDLED[name].file
 
 
 def load_bundled(name: str, device: str = "cpu") -> MambaIC:
-    """The model of a checkpoint that comes along, in evaluation mode and ready to code.
+    """The model of a bundled checkpoint, in evaluation mode and ready to code.
 
     Raises:
         ArgumentError: no such checkpoint.

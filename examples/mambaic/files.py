@@ -62,7 +62,7 @@ def read_coded(path: str | Path) -> bytes:
 def decompress_file(codec: ImageCodec | None, source: str | Path, target: str | Path) -> tuple[int, int]:
     """Decode a `.sic` file into an image file (see `write_image`); returns its width and height.
 
-    Without a codec the checkpoint that comes along and wrote the file is looked for.
+    Without a codec the bundled checkpoint that wrote the file is looked for.
     """
     format_of(target)  # refused before anything is decoded
     data = read_coded(source)
@@ -72,7 +72,7 @@ def decompress_file(codec: ImageCodec | None, source: str | Path, target: str | 
 
 
 def bundled_writer(data: bytes) -> MambaIC:
-    """The checkpoint that comes along and decodes a file.
+    """The bundled checkpoint that decodes a file.
 
     Raises:
         ModelMismatchError: there is none.
@@ -87,7 +87,7 @@ def bundled_writer(data: bytes) -> MambaIC:
             continue
         return codec
     raise ModelMismatchError(
-        f"none of the checkpoints that come along ({', '.join(BUNDLED)}) wrote this file: give --checkpoint with the "
+        f"none of the bundled checkpoints ({', '.join(BUNDLED)}) wrote this file: give --checkpoint with the "
         "one that did"
     )
 
@@ -96,7 +96,7 @@ _kept = functools.cache(load_bundled)
 
 
 def load(checkpoint: str | Path | None) -> MambaIC:
-    """The codec of a checkpoint: a file, or the name of one that comes along; None for the best of those."""
+    """The codec of a checkpoint: a file, or the name of a bundled one; None for the default."""
     if checkpoint is None or str(checkpoint) in BUNDLED:
         return load_bundled(DEFAULT if checkpoint is None else str(checkpoint))
     return load_model(checkpoint)

@@ -13,8 +13,8 @@ __all__ = ["load"]
 def load(name: str, device: torch.device | str = "cpu") -> ImageCodec:
     """A trained codec, in evaluation mode and ready to code.
 
-    `tiny` comes with this package. Others add theirs by an entry point in the group `ssmctx.codecs`: a function of
-    `device` that returns an `ImageCodec`.
+    `base` and `tiny` are bundled with this package. Others add theirs by an entry point in the group `ssmctx.codecs`: a
+    function of `device` that returns an `ImageCodec`.
 
     Args:
         name: from `ssmctx.registry.codecs`.
@@ -26,8 +26,8 @@ def load(name: str, device: torch.device | str = "cpu") -> ImageCodec:
 
     Examples:
         >>> import ssmctx
-        >>> codec = ssmctx.load("tiny")  # doctest: +SKIP
-        >>> decoded = codec.decode(codec.encode(image, effort=3))  # doctest: +SKIP
+        >>> codec = ssmctx.load("base")  # doctest: +SKIP
+        >>> decoded = codec.decode(codec.encode(image, quality=2.5))  # doctest: +SKIP
     """
     codec: ImageCodec = codecs.create(name, device=device)
     return codec

@@ -39,7 +39,7 @@ def main() -> None:
         raise SystemExit("the file does not decode to what the encoder has")
     tiny = ssmctx.load("tiny")
     if tiny.decode(tiny.encode(image, effort=1)).shape != image.shape:
-        raise SystemExit("the checkpoint that comes along does not code")
+        raise SystemExit("the bundled checkpoint does not code")
     if "compressai" in sys.modules:
         raise SystemExit("coding has imported compressai")
 

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "default PNG beside it: png, webp, bmp, tif and ppm hold the decoded pixels exactly, jpg is of quality 95 "
         "without subsampling; with --out, .sic files")  # fmt: skip
     add("--out", type=Path, metavar="FOLDER", help="folder for the PNG files of all files")
-    add("--checkpoint", help="the checkpoint that the files were coded with; those that come along are found without")
+    add("--checkpoint", help="the checkpoint that the files were coded with; a bundled one is found without")
     add("--jobs", type=count, default=1, help="files at a time, each on one core; 1 uses all cores on each")
 
 
