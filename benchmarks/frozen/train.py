@@ -88,8 +88,8 @@ def train(plan: Plan, latents: Latents, path: Path) -> FrozenModel:
     """The trained model of a plan. `path` holds its state, and is read where it exists."""
     model = make_model(plan, latents)
     main = [p for name, p in model.named_parameters() if not name.endswith("quantiles")]
-    adam = torch.optim.Adam(main, lr=plan.rate)
-    quantiles = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-3)
+    adam = torch.optim.Adam(main, lr=plan.rate, fused=True)
+    quantiles = torch.optim.Adam([model.entropy_bottleneck.quantiles], lr=1e-3, fused=True)
     step, used, curve = 0, 0.0, []
     if path.exists():
         state = read_run(path, plan, latents)
