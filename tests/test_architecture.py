@@ -12,7 +12,7 @@ import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
 ORDER = [
-    *["errors", "registry", "memory", "jit", "files", "lookalike", "stages"],
+    *["errors", "registry", "memory", "jit", "files", "constants", "lookalike", "stages"],
     *["scan", "layers", "distributions", "context", "entropy", "codec", "compat", "profile", "testing"],
 ]
 

@@ -85,7 +85,7 @@ def test_a_step_equals_the_plain_formula(models, which, size, share, seed):
 def test_the_equality_notices_what_is_added_elsewhere(models, monkeypatch, step):
     """Planted fault: what was coded is added one column further."""
     right = CarriedStateContext._coded
-    monkeypatch.setattr(CarriedStateContext, "_coded", lambda self, steps, y: right(self, steps, y).roll(1, 3))
+    monkeypatch.setattr(CarriedStateContext, "_coded", lambda *arguments: right(*arguments).roll(1, 3))
     with pytest.raises(AssertionError):
         assert_equals_plain(models[1], step, (5, 6), 0)
 

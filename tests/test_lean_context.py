@@ -115,7 +115,7 @@ def test_a_step_gathers_and_scatters_its_positions(size, step):
     order = CodingOrder([M // SLICES] * SLICES)
     positions = order.positions(step, size)
     x = torch.randn(2, 2, *size)
-    found = Step(step, order.channels(step), positions, positions, x, x, None)
+    found = Step(step, order, x, x, None)
     assert torch.equal(found.gather(x), x[..., positions])
     assert torch.equal(found.scatter(found.gather(x)), x.where(positions, 0))
 

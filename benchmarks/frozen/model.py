@@ -61,9 +61,9 @@ class FrozenModel(Hyperprior):
             y_hat = y.where(self.context.order.coded_mask(step, size), 0)
             mean, scale = self.context(step, y_hat, side, state)
             if ahead is not None:
-                scale = ahead.scale[:, self.context.order.channels(step)]
-            positions = self.context.order.positions(step, size).flatten().nonzero().flatten()
-            own = y[:, self.context.order.channels(step)]
+                scale = self.context.order.select(step, ahead.scale)
+            positions = self.context.order.indices(step, (size[0], size[1]))
+            own = self.context.order.select(step, y)
             residuals.append((own - mean).flatten(2).index_select(2, positions).flatten())
             scales.append(scale.flatten(2).index_select(2, positions).flatten())
         likelihoods = self.distribution.likelihood(torch.cat(residuals), self.scale_bound(torch.cat(scales)))
@@ -85,10 +85,11 @@ class FrozenModel(Hyperprior):
         rows: list[Any] = []
 
         def quantised(step: Step) -> Tensor:
-            values, mean, scale = (step.gather(x) for x in (y[:, step.channels], step.mean, step.scale))
+            own = step.order.select(step.index, y)
+            values, mean, scale = (step.gather(x) for x in (own, step.mean, step.scale))
             for kept, x in zip((symbols, rows), symbols_and_rows(values, mean, scale, self.distribution), strict=True):
                 kept.append(x.flatten().numpy())
-            return step.residual(y)
+            return step.residual_of(own)
 
         ahead = self.scales_ahead(coded.symbols, y.shape[2:])
         drive(coding_steps(self.context, coded.side, ahead=ahead), quantised)

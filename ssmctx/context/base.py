@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssmctx.context.order import CodingOrder
 from ssmctx.errors import ShapeError
 
-__all__ = ["ContextModel"]
+__all__ = ["ContextModel", "keep_at"]
 
 
 class ContextModel(nn.Module):
@@ -101,22 +101,22 @@ class ContextModel(nn.Module):
 
         Selected, not multiplied, so that even a NaN in what is not coded yet does not enter.
         """
-        current = y_hat[:, self.order.channels(step)]
+        current = self.order.select(step, y_hat)
         if self.order.is_anchor(step):
             return torch.zeros_like(current)
-        return current.where(self.order.coded_positions(step, (y_hat.shape[2], y_hat.shape[3]), y_hat.device), 0)
+        return keep_at(self.order.coded_positions(step, (y_hat.shape[2], y_hat.shape[3]), y_hat.device), current)
 
     def coded_slices(self, step: int, y_hat: Tensor) -> Tensor:
         """What earlier steps coded of the slices before the step's own, (batch, their channels, H, W); zero elsewhere.
 
         They are whole where all passes of a slice come before the next slice.
         """
-        earlier = y_hat[:, self.order.earlier_channels(step)]
+        earlier = self.order.select_earlier(step, y_hat)
         if not self.order.passes_outer or self.order.ends_slice(step):
             return earlier
         size = (y_hat.shape[2], y_hat.shape[3])
         coded = self.order.coded_positions(step, size, y_hat.device) | self.order.positions(step, size, y_hat.device)
-        return earlier.where(coded, 0)
+        return keep_at(coded, earlier)
 
     def check_inputs(self, y_hat: Tensor, side: Tensor) -> None:
         """Raise ShapeError unless y_hat is (batch, M, H, W) and side (batch, 2M, H, W) of the same image."""
@@ -131,3 +131,8 @@ class ContextModel(nn.Module):
             raise ShapeError(
                 f"{name} expects side of shape {expected} for y_hat {tuple(y_hat.shape)}, got {tuple(side.shape)}"
             )
+
+
+def keep_at(positions: Tensor, x: Tensor) -> Tensor:
+    """x (batch, channels, H, W) at some positions, a boolean (H, W), and zero elsewhere, whatever x holds there."""
+    return x.masked_fill(~positions, 0)  # where(..., 0) would bring the zero to a GPU each time

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ssmctx.context.base import ContextModel
-from ssmctx.context.order import CodingOrder
+from ssmctx.context.base import ContextModel, keep_at
+from ssmctx.context.order import EVERYWHERE, CodingOrder
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 
@@ -47,12 +47,29 @@ class CarriedState:
     """What is known before a coding step.
 
     Attributes:
-        features: the carried feature map, (batch, H, W, dim); None before the first step.
+        features: the carried feature map, (batch, H, W, dim).
         taken: groups of steps that have been added to it.
+        means: of the side information, by slices, (batch, m, H, W) each.
+        log_scales: the same.
+        spreads: of the channels, by slices, (1, m, 1, 1) each.
     """
 
-    features: Tensor | None
+    features: Tensor
     taken: int
+    means: tuple[Tensor, ...]
+    log_scales: tuple[Tensor, ...]
+    spreads: tuple[Tensor, ...]
+
+
+@dataclass
+class Begun:
+    """What `CarriedStateContext.begin` gives: the first step, being called as a module, makes the state.
+
+    Attributes:
+        state: None before the first step.
+    """
+
+    state: CarriedState | None = None
 
 
 class Mix(nn.Module):
@@ -140,52 +157,53 @@ class CarriedStateContext(ContextModel):
             for width in widths
         )
 
-    def begin(self, side: Tensor) -> CarriedState:
-        """Nothing yet: the first step makes the feature map; see `ContextModel.begin`."""
-        return CarriedState(None, 0)
+    def begin(self, side: Tensor) -> Begun:
+        """Nothing yet; see `ContextModel.begin`."""
+        return Begun()
 
-    def forward(
-        self, step: int, y_hat: Tensor, side: Tensor, state: CarriedState | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, step: int, y_hat: Tensor, side: Tensor, state: Begun | None = None) -> tuple[Tensor, Tensor]:
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
-        channels, spread = self.order.channels(step), self.log_spread.exp()[:, None, None]
-        features = self._features(step, y_hat / spread, side, spread, self.begin(side) if state is None else state)
-        size = (y_hat.shape[2], y_hat.shape[3])
-        indices = self.order.positions(step, size, "cpu").flatten().nonzero().flatten().to(y_hat.device)
-        tokens = features.flatten(1, 2).index_select(1, indices)
+        begun = Begun() if state is None else state
+        begun.state = known = self._start(side) if begun.state is None else begun.state
+        k, size = self.order.slice_index(step), (y_hat.shape[2], y_hat.shape[3])
+        indices = self.order.indices(step, size, y_hat.device)
+        tokens = self._features(step, y_hat, known).flatten(1, 2).index_select(1, indices)
         if step % self._group_size:
             tokens = tokens + self.update_later[str(step)](tokens)
         change = self.head[step](tokens)
         whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
         mean, log_scale = whole.mT.unflatten(2, size).chunk(2, dim=1)
-        base, base_log_scale = (half[:, channels] for half in side.chunk(2, dim=1))
-        log_scale = (base_log_scale + log_scale).clamp(max=MOST_LOG_SCALE)
-        return base + mean * spread[channels], log_scale.exp()
+        log_scale = (known.log_scales[k] + log_scale).clamp(max=MOST_LOG_SCALE)
+        return known.means[k] + mean * known.spreads[k], log_scale.exp()
 
-    def _features(self, step: int, y_hat: Tensor, side: Tensor, spread: Tensor, state: CarriedState) -> Tensor:
-        """What `step` sees, (batch, H, W, dim), with y_hat in units of the spread; keeps what is carried in `state`."""
-        if state.features is None:
-            mean, log_scale = side.chunk(2, dim=1)
-            state.features = self.init(_channels_last(torch.cat([mean / spread, log_scale], dim=1)))
+    def _start(self, side: Tensor) -> CarriedState:
+        """What is known before the first step."""
+        mean, log_scale = side.chunk(2, dim=1)
+        spread = self.log_spread.exp()[None, :, None, None]
+        features = self.init(_channels_last(torch.cat([mean / spread, log_scale], dim=1)))
+        return CarriedState(features, 0, *map(self.order.split, (mean, log_scale, spread)))
+
+    def _features(self, step: int, y_hat: Tensor, state: CarriedState) -> Tensor:
+        """What `step` sees, (batch, H, W, dim); keeps what is carried in `state`."""
+        order, size = self.order, (y_hat.shape[2], y_hat.shape[3])
         while state.taken < step // self._group_size:
             first = state.taken * self._group_size
-            group = range(first, first + self._group_size)
-            features = state.features + _channels_last(self.added[state.taken](self._coded(group, y_hat)))
+            whole = EVERYWHERE[0].positions(size, y_hat.device)
+            positions = order.positions(first, size, y_hat.device) if order.passes_outer else whole
+            coded = self.added[state.taken](self._coded(first, positions, y_hat, state))
+            features = state.features + _channels_last(coded)
             state.features, state.taken = self.mix[state.taken](features), state.taken + 1
         if step % self._group_size == 0:
             return state.features
-        earlier = range(step - step % self._group_size, step)
-        return state.features + _channels_last(self.added_later[str(step)](self._coded(earlier, y_hat)))
+        positions = order.coded_positions(step, size, y_hat.device)
+        coded = self.added_later[str(step)](self._coded(step, positions, y_hat, state))
+        return state.features + _channels_last(coded)
 
-    def _coded(self, steps: range, y_hat: Tensor) -> Tensor:
-        """What some steps of one slice coded, zero elsewhere, and in one channel more where, (batch, m + 1, H, W)."""
-        size = (y_hat.shape[2], y_hat.shape[3])
-        positions = torch.zeros(size, dtype=torch.bool, device=y_hat.device)
-        for step in steps:
-            positions = positions | self.order.positions(step, size, y_hat.device)
-        coded = y_hat[:, self.order.channels(steps[0])].where(positions, 0)
-        return torch.cat([coded, positions.to(coded.dtype).expand(len(coded), 1, -1, -1)], dim=1)
+    def _coded(self, step: int, positions: Tensor, y_hat: Tensor, state: CarriedState) -> Tensor:
+        """What is coded of a step's slice, zero elsewhere, and in one channel more where, (batch, m + 1, H, W)."""
+        own = self.order.select(step, y_hat) / state.spreads[self.order.slice_index(step)]
+        return torch.cat([keep_at(positions, own), positions.to(own.dtype).expand(len(own), 1, -1, -1)], dim=1)
 
 
 def _update(dim: int) -> nn.Sequential:

@@ -10,6 +10,7 @@ from itertools import accumulate, product
 import torch
 from torch import Tensor
 
+from ssmctx.constants import constant
 from ssmctx.errors import ArgumentError
 
 __all__ = ["CHECKERBOARD", "COARSE_TO_FINE", "EVERYWHERE", "QUAD", "CodingOrder", "Lattice", "even_slices"]
@@ -52,10 +53,36 @@ class Lattice:
         return len(self.tile), len(self.tile[0])
 
     def positions(self, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
-        """Boolean (H, W): the positions of the set in a latent of that size."""
-        tile = torch.tensor(self.tile, device=device)
-        row, column = (torch.arange(n, device=device) % of_tile for n, of_tile in zip(size, self.size, strict=True))
-        return tile[row[:, None], column]
+        """Boolean (H, W): the positions of the set in a latent of that size; made once, so not to be written to."""
+        return constant(_positions, (self,), tuple(size), device=device)
+
+
+def _positions(lattices: Sequence[Lattice], size: tuple[int, int], device: torch.device | str | None) -> Tensor:
+    """Boolean (H, W): the positions of all these lattices."""
+    positions = torch.zeros(size, dtype=torch.bool, device=device)
+    for lattice in lattices:
+        tile = torch.tensor(lattice.tile, device=device)
+        row, column = (torch.arange(n, device=device) % m for n, m in zip(size, lattice.size, strict=True))
+        positions = positions | tile[row[:, None], column]
+    return positions
+
+
+def _indices(lattice: Lattice, size: tuple[int, int], device: torch.device | str | None) -> Tensor:
+    """Row-major indices of a lattice's positions, increasing."""
+    # on the CPU, so that no GPU is asked how many there are
+    return _positions([lattice], size, "cpu").flatten().nonzero().flatten().to(device)
+
+
+def _window_indices(lattice: Lattice, window_size: int, device: torch.device | str | None) -> Tensor:
+    """The same inside a window, without a look at values, so that graphs hold it."""
+    height, width = lattice.size
+    square = product(range(window_size), repeat=2)
+    inside = [row * window_size + column for row, column in square if lattice.tile[row % height][column % width]]
+    return torch.tensor(inside, device=device)
+
+
+def _tensor(numbers: Sequence[int], device: torch.device | str | None) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.int64, device=device)
 
 
 def _numbered(tile: Sequence[Sequence[int]]) -> tuple[Lattice, ...]:
@@ -210,16 +237,46 @@ class CodingOrder:
         own = slice(0, self._ends[k] - self.slices[k])
         return own if self.permutation is None else list(self.permutation[own])
 
+    def select(self, step: int, x: Tensor, dim: int = 1) -> Tensor:
+        """x at the channels of the slice that a step belongs to.
+
+        Args:
+            step: the coding step.
+            x: M channels in dimension `dim`.
+            dim: the dimension.
+        """
+        return self._select(self.channels(step), x, dim)
+
+    def select_earlier(self, step: int, x: Tensor, dim: int = 1) -> Tensor:
+        """x at the channels of all slices before that of a step, as `select` takes them."""
+        return self._select(self.earlier_channels(step), x, dim)
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The slices of x (batch, M, H, W), in coding order; cheaper than one by one where gradients are wanted."""
+        x = x if self.permutation is None else self._select(list(self.permutation), x, 1)
+        return torch.split(x, list(self.slices), dim=1)
+
+    def join(self, slices: Sequence[Tensor]) -> Tensor:
+        """The inverse of `split`."""
+        x = torch.cat(list(slices), dim=1)
+        if self.permutation is None:
+            return x
+        return x.index_select(1, constant(_tensor, self._inverse, device=x.device))
+
     def positions(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
-        """Boolean (H, W): the positions that a step codes in each channel of its slice."""
+        """Boolean (H, W): the positions that a step codes in each channel of its slice.
+
+        As all masks and indices of an order it is made once for a size and a device, and not to be written to.
+        """
         return self.lattices[self.pass_index(step)].positions(size, device)
+
+    def indices(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
+        """The positions that a step codes as row * W + column, increasing, int64 (P,)."""
+        return constant(_indices, self.lattices[self.pass_index(step)], tuple(size), device=device)
 
     def coded_positions(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (H, W): the positions of a step's own slice that earlier steps coded."""
-        coded = torch.zeros(size, dtype=torch.bool, device=device)
-        for lattice in self.lattices[: self.pass_index(step)]:
-            coded |= lattice.positions(size, device)
-        return coded
+        return constant(_positions, self.lattices[: self.pass_index(step)], tuple(size), device=device)
 
     def mask(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (M, H, W): the elements of the whole latent that a step codes."""
@@ -229,10 +286,7 @@ class CodingOrder:
 
     def coded_mask(self, step: int, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (M, H, W): the elements of the whole latent that earlier steps coded."""
-        mask = torch.zeros(self.num_channels, *size, dtype=torch.bool, device=device)
-        for earlier in range(step):
-            mask |= self.mask(earlier, size, device)
-        return mask
+        return constant(_coded_mask, self, step, tuple(size), device=device)
 
     def window_indices(self, step: int, window_size: int, device: torch.device | str | None = None) -> Tensor | None:
         """Row-major indices (n,) of a step's positions inside each window of a grid of windows that starts at (0, 0).
@@ -242,10 +296,18 @@ class CodingOrder:
         lattice = self.lattices[self.pass_index(step)]
         if any(window_size % side for side in lattice.size) or all(map(all, lattice.tile)):
             return None
-        height, width = lattice.size
-        square = product(range(window_size), repeat=2)
-        inside = [row * window_size + column for row, column in square if lattice.tile[row % height][column % width]]
-        return torch.tensor(inside, device=device)
+        return constant(_window_indices, lattice, window_size, device=device)
+
+    def _select(self, channels: slice | list[int], x: Tensor, dim: int) -> Tensor:
+        if isinstance(channels, slice):
+            return x.narrow(dim, channels.start, channels.stop - channels.start)
+        return x.index_select(dim, constant(_tensor, tuple(channels), device=x.device))
+
+    @property
+    def _inverse(self) -> tuple[int, ...]:
+        """Where in coding order each channel stands, of an order with a permutation."""
+        permutation = self.permutation or ()
+        return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
 
     def _check(self, step: int) -> None:
         if not 0 <= step < self.num_steps:
@@ -266,6 +328,13 @@ class CodingOrder:
 
     def __hash__(self) -> int:
         return hash(self._key())
+
+
+def _coded_mask(order: CodingOrder, step: int, size: tuple[int, int], device: torch.device | str | None) -> Tensor:
+    mask = torch.zeros(order.num_channels, *size, dtype=torch.bool, device=device)
+    for earlier in range(step):
+        mask |= order.mask(earlier, size, device)
+    return mask
 
 
 def _lattices(passes: int | Sequence[Lattice]) -> tuple[Lattice, ...]:

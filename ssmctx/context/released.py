@@ -110,7 +110,7 @@ class ReleasedContext(ContextModel):
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        _, support = self._supports(k, y_hat, side, state)
+        _, support = self._supports(step, y_hat, side, state)
         anchors = self.coded_anchors(step, y_hat)
         spatial = torch.cat([anchors, anchors], dim=1) if self.order.is_anchor(step) else self.anchors[k](anchors)
         mean, scale = self.joint[k](torch.cat([spatial, *support], dim=1)).chunk(2, dim=1)
@@ -120,18 +120,19 @@ class ReleasedContext(ContextModel):
         """The slice of `step` with its predicted quantisation error added; see `ContextModel.refine`."""
         self.check_inputs(y_hat, side)
         k = self.order.slice_index(step)
-        mean_support, _ = self._supports(k, y_hat, side, state)
-        current = y_hat[:, self.order.channels(step)]
+        mean_support, _ = self._supports(step, y_hat, side, state)
+        current = self.order.select(step, y_hat)
         return current + 0.5 * torch.tanh(self.residual[k](torch.cat([mean_support, current], dim=1)))
 
     def _supports(
-        self, k: int, y_hat: Tensor, side: Tensor, state: ReleasedState | None
+        self, step: int, y_hat: Tensor, side: Tensor, state: ReleasedState | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """What both passes of slice k and its refinement share: the support of the mean, and all that predicts."""
+        """What both passes of a slice and its refinement share: the support of the mean, and all that predicts."""
+        k = self.order.slice_index(step)
         if state is not None and state.slice_index == k:
             return state.supports
         means, scales = side.chunk(2, dim=1)
-        earlier = y_hat[:, : sum(self.order.slices[:k])]
+        earlier = self.order.select_earlier(step, y_hat)
         mean_support = self.mean_support[k](torch.cat([means, earlier], dim=1))
         support = [side]
         if k:

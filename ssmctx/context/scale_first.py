@@ -78,7 +78,7 @@ class ScaleFirst(ContextModel):
         """Mean and scale of the slice of `step`; see `ContextModel.forward`."""
         self.check_inputs(y_hat, side)
         mean, _ = self.context(step, y_hat, side, None if state is None else state.of_means)
-        return mean, self.scales(side, state)[:, self.order.channels(step)]
+        return mean, self.order.select(step, self.scales(side, state))
 
     def refine(self, step: int, y_hat: Tensor, side: Tensor, state: ScaleFirstState | None = None) -> Tensor | None:
         """As the other context refines; see `ContextModel.refine`."""

@@ -21,7 +21,7 @@ from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.scale_network import ScaleNetwork
-from ssmctx.entropy.steps import LatentScales, Step, coding_steps, drive, put_channels
+from ssmctx.entropy.steps import LatentScales, Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError
@@ -291,23 +291,31 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         """y_hat and the likelihoods of y and z."""
         side, symbols, z_likelihoods = self.estimate_side(y, gain.z, rounding)
         ahead = self._scales_ahead(symbols, gain, y.shape[2:], frozen=False)
-        likelihoods = torch.ones_like(y, dtype=torch.promote_types(y.dtype, torch.float32))
+        order = self.context.order
+        slices = order.split(y)
+        residuals: dict[int, Tensor] = {}
+        scales: dict[int, Tensor] = {}
 
         def quantised(step: Step) -> Tensor:
-            nonlocal likelihoods
-            residual, scale = step.residual(y), self.scale_bound(step.scale)
+            k = step.slice_index
+            residual = step.residual_of(slices[k])
             if self.training:
                 q = straight_through(residual)
-                p = self.distribution.likelihood(residual + torch.rand_like(residual) - 0.5, scale)
             else:
-                q = torch.round(residual) if rounding is None else rounding(residual)
-                p = self.distribution.likelihood(q, self._tabled(scale))
-            p = torch.where(step.positions, p.to(likelihoods.dtype), likelihoods[:, step.channels])
-            likelihoods = put_channels(likelihoods, step.channels, p)
+                q = residual = torch.round(residual) if rounding is None else rounding(residual)
+            for kept, x in ((residuals, residual), (scales, step.scale)):
+                kept[k] = torch.where(step.positions, x, kept[k]) if k in kept else x
             return q
 
         y_hat = drive(coding_steps(self.context, side, gain.y, ahead), quantised)
-        return y_hat, likelihoods, z_likelihoods
+        # of the whole latent at once: many small calls cost more than what they compute
+        residual, scale = (order.join([kept[k] for k in range(len(slices))]) for kept in (residuals, scales))
+        scale = self.scale_bound(scale)
+        if self.training:
+            likelihoods = self.distribution.likelihood(residual + torch.rand_like(residual) - 0.5, scale)
+        else:
+            likelihoods = self.distribution.likelihood(residual, self._tabled(scale))
+        return y_hat, likelihoods.to(torch.promote_types(y.dtype, torch.float32)), z_likelihoods
 
     def _tabled(self, scale: Tensor) -> Tensor:
         """The scales that the coder works with, with the gradient of the true ones."""

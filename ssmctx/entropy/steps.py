@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from ssmctx.context.order import CodingOrder
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
 
-__all__ = ["LatentScales", "Step", "coding_steps", "drive", "put_channels"]
+__all__ = ["LatentScales", "Step", "coding_steps", "drive"]
 
 
 @dataclass(frozen=True)
@@ -33,13 +32,9 @@ class LatentScales:
         """Rows, or scales where there are none, of one image, (M * H * W,), as the coder takes the elements."""
         of_each = (self.scale if self.rows is None else self.rows)[0].flatten(1)
         size = (self.scale.shape[2], self.scale.shape[3])
-        indices = [  # on the host, so that no GPU is waited for
-            lattice.positions(size).flatten().nonzero().flatten().to(of_each.device) for lattice in order.lattices
-        ]
         steps = range(order.num_steps)
-        return torch.cat(
-            [of_each[order.channels(t)].index_select(1, indices[order.pass_index(t)]).flatten() for t in steps]
-        )
+        indices = [order.indices(t, size, of_each.device) for t in steps]
+        return torch.cat([order.select(t, of_each, 0).index_select(1, indices[t]).flatten() for t in steps])
 
 
 @dataclass(frozen=True)
@@ -48,9 +43,7 @@ class Step:
 
     Attributes:
         index: number of the step.
-        channels: the slice of channels that the step codes in, as an index into the latent's channels.
-        positions: boolean (H, W), the positions coded in each of these channels.
-        on_host: the same, on the CPU.
+        order: the coding order that it belongs to.
         mean: (batch, m, H, W), for the m channels of the slice.
         scale: (batch, m, H, W), any real number; the standard deviation of the residual in quantisation steps.
         gain: (batch or 1, m, 1, 1), quantisation steps per unit of y; None for 1.
@@ -58,23 +51,43 @@ class Step:
     """
 
     index: int
-    channels: slice | list[int]
-    positions: Tensor
-    on_host: Tensor
+    order: CodingOrder
     mean: Tensor
     scale: Tensor
     gain: Tensor | None
     ahead: LatentScales | None = None
 
-    @cached_property
+    @property
+    def slice_index(self) -> int:
+        """The slice that the step codes in."""
+        return self.order.slice_index(self.index)
+
+    @property
+    def channels(self) -> slice | list[int]:
+        """The channels of that slice, as an index into the latent's channels."""
+        return self.order.channels(self.index)
+
+    @property
+    def positions(self) -> Tensor:
+        """Boolean (H, W), the positions coded in each of these channels."""
+        return self.order.positions(self.index, self._size, self.mean.device)
+
+    @property
     def indices(self) -> Tensor:
         """The positions in row-major order, row * W + column, increasing, (P,) int64."""
-        # counted on the host, so that no GPU is waited for
-        return self.on_host.flatten().nonzero().flatten().to(self.positions.device)
+        return self.order.indices(self.index, self._size, self.mean.device)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.mean.shape[2], self.mean.shape[3]
 
     def residual(self, y: Tensor) -> Tensor:
         """What is to be rounded of y (batch, M, H, W): (y - mean) * gain, (batch, m, H, W)."""
-        residual = y[:, self.channels] - self.mean
+        return self.residual_of(self.order.select(self.index, y))
+
+    def residual_of(self, own: Tensor) -> Tensor:
+        """The same of the step's slice of y, (batch, m, H, W)."""
+        residual = own - self.mean
         return residual if self.gain is None else residual * self.gain
 
     def value(self, q: Tensor) -> Tensor:
@@ -84,7 +97,7 @@ class Step:
     def coded_with(self) -> Tensor:
         """Of each element that the step codes, in coding order, its table row where integers say it, else its scale."""
         rows = None if self.ahead is None else self.ahead.rows
-        return self.gather(self.scale if rows is None else rows[:, self.channels]).flatten()
+        return self.gather(self.scale if rows is None else self.order.select(self.index, rows)).flatten()
 
     def gather(self, x: Tensor) -> Tensor:
         """What x (batch, m, H, W) holds at the step's positions, (batch, m, P)."""
@@ -92,20 +105,13 @@ class Step:
 
     def scatter(self, values: Tensor) -> Tensor:
         """Values (batch, m, P) at the step's positions of a (batch, m, H, W), zero elsewhere."""
-        flat = values.new_zeros(*values.shape[:2], self.positions.numel())
-        return flat.index_copy_(2, self.indices, values).view(*values.shape[:2], *self.positions.shape)
+        flat = values.new_zeros(*values.shape[:2], self.mean[0, 0].numel())
+        return flat.index_copy_(2, self.indices, values).view(*values.shape[:2], *self._size)
 
     def name(self) -> str:
         """The step in error messages."""
         channels = range(1 << 62)[self.channels] if isinstance(self.channels, slice) else self.channels
         return f"step {self.index}, channels {min(channels)} to {max(channels)}"
-
-
-def put_channels(x: Tensor, channels: slice | list[int], values: Tensor) -> Tensor:
-    """x (batch, M, H, W) with other values in some channels; x itself stays as it is."""
-    if isinstance(channels, slice):
-        return x.slice_scatter(values, 1, channels.start, channels.stop)
-    return x.index_copy(1, torch.tensor(channels, device=x.device), values)
 
 
 def coding_steps(
@@ -134,33 +140,35 @@ def coding_steps(
     """
     order = context.order
     batch, _, height, width = side.shape
-    y_hat = side.new_zeros(batch, order.num_channels, height, width)
+    slices = [side.new_zeros(batch, channels, height, width) for channels in order.slices]
+    y_hat = order.join(slices)
     with stage("context"):
         state = context.begin(side)
         if ahead is None and (scales := context.scales(side, state)) is not None:
             _check_shape(context, "scales", "tensor", y_hat.shape, scales)
             ahead = LatentScales(scales if gain is None else scales * gain)
+    gains = [None] * len(slices) if gain is None else order.split(gain)
+    scales_ahead = None if ahead is None else order.split(ahead.scale)
     for index in range(order.num_steps):
-        channels = order.channels(index)
-        on_host = order.positions(index, (height, width), "cpu")
-        positions = on_host.to(side.device)
-        own_gain = None if gain is None else gain[:, channels]
+        k = order.slice_index(index)
         with stage("context", index):
             predicted = context(index, y_hat, side, state)
-        mean, scale = _checked(context, index, y_hat[:, channels].shape, predicted)
-        if ahead is not None:
-            scale = ahead.scale[:, channels]
-        elif own_gain is not None:
+        mean, scale = _checked(context, index, slices[k].shape, predicted)
+        if scales_ahead is not None:
+            scale = scales_ahead[k]
+        elif (own_gain := gains[k]) is not None:
             scale = scale * own_gain
-        step = Step(index, channels, positions, on_host, mean, scale, own_gain, ahead)
+        step = Step(index, order, mean, scale, gains[k], ahead)
         q = yield step
-        y_hat = put_channels(y_hat, channels, torch.where(positions, step.value(q), y_hat[:, channels]))
+        slices[k] = torch.where(step.positions, step.value(q), slices[k])
+        y_hat = order.join(slices)
         if order.ends_slice(index):
             with stage("context", index):
                 refined = context.refine(index, y_hat, side, state)
             if refined is not None:
-                _check_shape(context, f"step {index}, refine", "slice", y_hat[:, channels].shape, refined)
-                y_hat = put_channels(y_hat, channels, refined)
+                _check_shape(context, f"step {index}, refine", "slice", slices[k].shape, refined)
+                slices[k] = refined
+                y_hat = order.join(slices)
     return y_hat
 
 

@@ -102,7 +102,7 @@ class SS2D(nn.Module):
         """Low-rank step sizes, B and C, each (batch, rows, W, directions, width of each), a band of rows at a time."""
         rows = _bands(groups[0], self.D.shape[1])
         # cut by split, whose gradient is put together once and not a band at a time
-        for band in zip(*(torch.split(u, rows, dim=1) for u in groups), strict=True):
+        for band in zip(*(_split(u, rows) for u in groups), strict=True):
             projected = F.linear(_join_groups(band), self.x_proj_weight.flatten(0, 1))
             projected = projected.view(*projected.shape[:-1], len(DIRECTIONS), -1)
             yield torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -177,7 +177,7 @@ class VSSBlock(nn.Module):
         parts = _groups(pixels) if type(self.scan) is SS2D and not self.scan._forward_hooks else None
         ahead = [bands[0] + 1, *bands[1:-1], bands[-1] - 1] if len(bands) > 1 else bands
         margin = None  # the last two rows before the convolution, which the next band needs
-        for rows, x in zip(bands, torch.split(pixels, ahead, dim=1), strict=True):
+        for rows, x in zip(bands, _split(pixels, ahead), strict=True):
             u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
             first = 0 if margin is None else 1  # a number, which tracing can add
             u = torch.cat([margin, u], dim=1) if margin is not None else u
@@ -188,7 +188,7 @@ class VSSBlock(nn.Module):
     def _outputs(self, pixels: Tensor, v: Sequence[Tensor], gate: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:
         """What the block returns, a band of rows at a time."""
         scale = drop_path(pixels.new_ones(pixels.shape[0], 1, 1, 1), self.drop_path, self.training)
-        for x, g, *groups in zip(*(torch.split(t, bands, dim=1) for t in (pixels, gate, *v)), strict=True):
+        for x, g, *groups in zip(*(_split(t, bands) for t in (pixels, gate, *v)), strict=True):
             yield [x + self.out_proj(self.out_norm(_join_groups(groups)) * F.silu(g)) * scale]
 
 
@@ -209,6 +209,11 @@ def _bands(x: Tensor, channels: int) -> list[int]:
     height, width = x.shape[1:3]
     count = height // max(_LEAST_ROWS, _limit(_BAND, x) // (width * channels)) if _is_large(x) else 1
     return [height // count + (i < height % count) for i in range(count)] if count > 1 else [height]
+
+
+def _split(x: Tensor, bands: list[int]) -> tuple[Tensor, ...]:
+    """The bands of x; one is x itself, for the gradient of a split is a copy."""
+    return (x,) if len(bands) == 1 else torch.split(x, bands, dim=1)
 
 
 def _groups(x: Tensor) -> int | None:

@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from ssmctx.constants import constant
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.windows import WindowGrid
@@ -95,8 +96,8 @@ class WindowLocalAttention(nn.Module):
         return grid.join(self._attend(grid.split(x), None if outside is None else outside[None], None))
 
     def _attend(self, windows: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
-        qkv = self.qkv(self.norm(windows))
-        q, k, v = rearrange(qkv, "b w n (three h d) -> three b w h n d", three=3, h=self.num_heads)
+        qkv = self.qkv(self.norm(windows)).unflatten(-1, (3, self.num_heads, -1))
+        q, k, v = (x.transpose(2, 3) for x in qkv.unbind(3))  # (batch, windows, heads, n, width of a head)
         if indices is not None:
             windows, q = windows.index_select(2, indices), q.index_select(3, indices)
         # not torch's fused attention: which kernel that takes, and so what it rounds, depends on the gradient mode
@@ -109,9 +110,13 @@ class WindowLocalAttention(nn.Module):
 
     def _bias(self, indices: Tensor | None) -> Tensor:
         """The bias of every query and key, (heads, n, window_size^2)."""
-        size, device = self.window_size, self.position_bias.device
-        span = 2 * size - 1
-        side = torch.arange(size, device=device)
-        keys = (side[:, None] * span + side).flatten()
-        queries = keys if indices is None else keys[indices]
-        return self.position_bias.flatten(1)[:, queries[:, None] - keys + (size - 1) * (span + 1)]
+        offsets = constant(_offsets, self.window_size, device=self.position_bias.device)
+        return self.position_bias.flatten(1)[:, offsets if indices is None else offsets[indices]]
+
+
+def _offsets(size: int, device: torch.device | str | None) -> Tensor:
+    """Of each query and key in a window, where the bias stands in a flat table, (size^2, size^2)."""
+    span = 2 * size - 1
+    side = torch.arange(size, device=device)
+    keys = (side[:, None] * span + side).flatten()
+    return keys[:, None] - keys + (size - 1) * (span + 1)

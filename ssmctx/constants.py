@@ -1,0 +1,79 @@
+"""Small tensors that depend on sizes alone, made once: every coding step needs the same masks and indices again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+
+import torch
+from torch import Tensor
+
+__all__ = ["constant"]
+
+_MOST_BYTES = 32 << 20
+_LEAST_BYTES = 1 << 10  # of each, so that their number is bounded too
+
+_lock = threading.Lock()
+_kept: OrderedDict[Hashable, tuple[Tensor, int]] = OrderedDict()  # here, so that no module, copy or pickle holds them
+_bytes = 0
+
+
+def constant(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device | str | None = None) -> Tensor:
+    """`make(*arguments, device)`, from a store of this process that keeps what was asked for last.
+
+    It is made on the CPU and copied once, so that a GPU is not waited for again. All who ask for the same get the same
+    tensor and must not write to it; one that was written to is made anew.
+
+    Args:
+        make: a function of a module, whose result depends on its arguments alone.
+        arguments: hashable; what is equal gets the same tensor.
+        device: of the result; None is torch's default device.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.constants import constant
+        >>> def squares(n, device):
+        ...     return torch.arange(n, device=device) ** 2
+        >>> constant(squares, 4).tolist(), constant(squares, 4) is constant(squares, 4)
+        ([0, 1, 4, 9], True)
+    """
+    if _tracing():
+        return make(*arguments, device)
+    if device is None or (device := torch.device(device)).type != "cpu":
+        device = torch.empty(0, device=device).device  # "cuda" is another device by and by, cuda:0 is not
+    key = (make, arguments, device)
+    with _lock:
+        tensor, version = _kept.get(key, (None, 0))
+        if tensor is not None and tensor._version == version:
+            _kept.move_to_end(key)
+            return tensor
+    with torch.inference_mode(False):  # whoever asks next may want gradients
+        tensor = make(*arguments, "cpu").to(device)
+    _keep(key, tensor)
+    return tensor
+
+
+def _keep(key: Hashable, tensor: Tensor) -> None:
+    global _bytes
+    with _lock:
+        old = _kept.pop(key, None)
+        _bytes += _cost(tensor) - (0 if old is None else _cost(old[0]))
+        _kept[key] = tensor, tensor._version
+        while _bytes > _MOST_BYTES:
+            _, (dropped, _) = _kept.popitem(last=False)
+            _bytes -= _cost(dropped)
+
+
+def _cost(tensor: Tensor) -> int:
+    return max(_LEAST_BYTES, tensor.nbytes)
+
+
+def _tracing() -> bool:
+    """Whether tensors that are made now are not real ones, or belong to a graph."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        or bool(torch._C._len_torch_dispatch_stack())
+        or bool(torch._C._are_functorch_transforms_active())
+    )
