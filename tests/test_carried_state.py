@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,9 +44,13 @@ def plain(model, step, y_hat, side):
     order, size, s = model.order, y_hat.shape[2:], model.log_spread.exp()[:, None, None]
 
     def coded(steps):
-        mask = sum(order.mask(t, size).double() for t in steps)
-        where = sum(order.positions(t, size).double() for t in steps).expand(len(y_hat), 1, *size)
-        return torch.cat([(y_hat / s * mask)[:, order.channels(steps[0])], where], 1)
+        own = order.channels(steps[0])
+        parts = []
+        for t in steps:
+            now, (predicted, _) = order.positions(t, size).double(), plain(model, t, y_hat, side)
+            miss = (y_hat[:, own] - predicted).abs()
+            parts.append(torch.cat([y_hat[:, own] / s[own], miss / s[own], torch.ones_like(y_hat[:, :1])], 1) * now)
+        return sum(parts)
 
     mean, log_scale = side.chunk(2, dim=1)
     first, activation, second, mix = model.init
@@ -67,6 +73,19 @@ def assert_equals_plain(model, step, size, seed):
         torch.testing.assert_close(found[..., now], expected[..., now], rtol=1e-9, atol=1e-9)
 
 
+@torch.no_grad()
+def test_the_equality_notices_other_misses(models, monkeypatch):
+    """Planted fault: a prediction is compared with its own side information, not with itself."""
+    right = CarriedStateContext._coded
+
+    def wrong(self, step, positions, y_hat, state):
+        return right(self, step, positions, y_hat, replace(state, predicted=dict(enumerate(state.means))))
+
+    monkeypatch.setattr(CarriedStateContext, "_coded", wrong)
+    with pytest.raises(AssertionError):
+        assert_equals_plain(models[1], 3, (5, 6), 0)
+
+
 @settings(max_examples=30)
 @given(
     which=st.integers(0, len(ORDERS) - 1),
@@ -85,7 +104,7 @@ def test_a_step_equals_the_plain_formula(models, which, size, share, seed):
 def test_the_equality_notices_what_is_added_elsewhere(models, monkeypatch, step):
     """Planted fault: what was coded is added one column further."""
     right = CarriedStateContext._coded
-    monkeypatch.setattr(CarriedStateContext, "_coded", lambda *arguments: right(*arguments).roll(1, 3))
+    monkeypatch.setattr(CarriedStateContext, "_coded", lambda *given: right(*given).roll(1, 3))
     with pytest.raises(AssertionError):
         assert_equals_plain(models[1], step, (5, 6), 0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -52,6 +52,8 @@ class CarriedState:
         means: of the side information, by slices, (batch, m, H, W) each.
         log_scales: the same.
         spreads: of the channels, by slices, (1, m, 1, 1) each.
+        predicted: means of the steps so far, by slices, (batch, m, H, W) each.
+        steps: how many steps that is.
     """
 
     features: Tensor
@@ -59,6 +61,8 @@ class CarriedState:
     means: tuple[Tensor, ...]
     log_scales: tuple[Tensor, ...]
     spreads: tuple[Tensor, ...]
+    predicted: dict[int, Tensor] = field(default_factory=dict)
+    steps: int = 0
 
 
 @dataclass
@@ -90,13 +94,14 @@ class CarriedStateContext(ContextModel):
     r"""Predicts each slice from a feature map that is carried from slice to slice.
 
     $$ \psi_0 = \mathrm{Mix}(\mathrm{init}(\mathrm{side})), \quad
-    \psi_{k+1} = \mathrm{Mix}_k(\psi_k + \mathrm{Conv}_k([\hat y_k / s,\; 1_k])) $$
+    \psi_{k+1} = \mathrm{Mix}_k(\psi_k + \mathrm{Conv}_k([\hat y_k / s,\; |\hat y_k - \mu_k| / s,\; 1_k])) $$
     $$ (\mu, \log\sigma)_t = \mathrm{side} + \mathrm{head}_t(\phi_t), \quad
     \phi_t = \psi_k \;\text{or, in a later pass,}\;
-    \phi_t = u + \mathrm{MLP}_t(u), \; u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; 1_{<t}]) $$
+    \phi_t = u + \mathrm{MLP}_t(u), \; u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; |\hat y_{k,<t} - \mu_{k,<t}| / s,\; 1_{<t}]) $$
 
-    y_hat_k is slice k, 1_k says where it is coded, y_hat_{k,<t} and 1_{<t} are what earlier passes coded of it, and s
-    is a learned spread of each channel. Heads and later passes run only at the positions that their step codes, and
+    y_hat_k is slice k, mu_k what was predicted of it, 1_k says where it is coded, the same with <t are what earlier
+    passes coded of it, and s is a learned spread of each channel. How far predictions were off says how wide the next
+    ones should be: that is worth 2.5 % of the bits. Heads and later passes run only at the positions that their step codes, and
     what was added once is not added again: a step costs what it codes. Each step has weights of its own. There is
     neither attention nor a scan. Where an order codes one pass of all slices before the next, every step counts as a
     slice.
@@ -145,11 +150,11 @@ class CarriedStateContext(ContextModel):
         self.log_spread = nn.Parameter(torch.tensor(spreads).log())
         self.init = nn.Sequential(nn.Linear(2 * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
         carried = widths[:: self._group_size][:-1]
-        self.added = nn.ModuleList(nn.Conv2d(width + 1, dim, 3, padding=1) for width in carried)
+        self.added = nn.ModuleList(nn.Conv2d(2 * width + 1, dim, 3, padding=1) for width in carried)
         self.mix = nn.ModuleList(Mix(dim) for _ in carried)
         later = {str(step): widths[step] for step in range(order.num_steps) if step % self._group_size}
         self.added_later = nn.ModuleDict(
-            {step: nn.Conv2d(width + 1, dim, 3, padding=1) for step, width in later.items()}
+            {step: nn.Conv2d(2 * width + 1, dim, 3, padding=1) for step, width in later.items()}
         )
         self.update_later = nn.ModuleDict({step: _update(dim) for step in later})
         self.head = nn.ModuleList(  # which begin at zero: the hyperprior alone
@@ -166,16 +171,9 @@ class CarriedStateContext(ContextModel):
         self.check_inputs(y_hat, side)
         begun = Begun() if state is None else state
         begun.state = known = self._start(side) if begun.state is None else begun.state
-        k, size = self.order.slice_index(step), (y_hat.shape[2], y_hat.shape[3])
-        indices = self.order.indices(step, size, y_hat.device)
-        tokens = self._features(step, y_hat, known).flatten(1, 2).index_select(1, indices)
-        if step % self._group_size:
-            tokens = tokens + self.update_later[str(step)](tokens)
-        change = self.head[step](tokens)
-        whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
-        mean, log_scale = whole.mT.unflatten(2, size).chunk(2, dim=1)
-        log_scale = (known.log_scales[k] + log_scale).clamp(max=MOST_LOG_SCALE)
-        return known.means[k] + mean * known.spreads[k], log_scale.exp()
+        for earlier in range(known.steps, step):  # none, where each step is asked for in its turn
+            self._predict(earlier, y_hat, known)
+        return self._predict(step, y_hat, known)
 
     def _start(self, side: Tensor) -> CarriedState:
         """What is known before the first step."""
@@ -183,6 +181,22 @@ class CarriedStateContext(ContextModel):
         spread = self.log_spread.exp()[None, :, None, None]
         features = self.init(_channels_last(torch.cat([mean / spread, log_scale], dim=1)))
         return CarriedState(features, 0, *map(self.order.split, (mean, log_scale, spread)))
+
+    def _predict(self, step: int, y_hat: Tensor, state: CarriedState) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the slice of `step`; keeps in `state` what later steps need."""
+        k, size = self.order.slice_index(step), (y_hat.shape[2], y_hat.shape[3])
+        indices = self.order.indices(step, size, y_hat.device)
+        tokens = self._features(step, y_hat, state).flatten(1, 2).index_select(1, indices)
+        if step % self._group_size:
+            tokens = tokens + self.update_later[str(step)](tokens)
+        change = self.head[step](tokens)
+        whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
+        mean, log_scale = whole.mT.unflatten(2, size).chunk(2, dim=1)
+        mean = state.means[k] + mean * state.spreads[k]
+        positions = self.order.positions(step, size, y_hat.device)
+        state.predicted[k] = torch.where(positions, mean, state.predicted[k]) if k in state.predicted else mean
+        state.steps = max(state.steps, step + 1)
+        return mean, (state.log_scales[k] + log_scale).clamp(max=MOST_LOG_SCALE).exp()
 
     def _features(self, step: int, y_hat: Tensor, state: CarriedState) -> Tensor:
         """What `step` sees, (batch, H, W, dim); keeps what is carried in `state`."""
@@ -201,9 +215,11 @@ class CarriedStateContext(ContextModel):
         return state.features + _channels_last(coded)
 
     def _coded(self, step: int, positions: Tensor, y_hat: Tensor, state: CarriedState) -> Tensor:
-        """What is coded of a step's slice, zero elsewhere, and in one channel more where, (batch, m + 1, H, W)."""
-        own = self.order.select(step, y_hat) / state.spreads[self.order.slice_index(step)]
-        return torch.cat([keep_at(positions, own), positions.to(own.dtype).expand(len(own), 1, -1, -1)], dim=1)
+        """What is coded of a step's slice, how far predictions were off, and where it is; (batch, 2m + 1, H, W)."""
+        k = self.order.slice_index(step)
+        own = self.order.select(step, y_hat)
+        both = torch.cat([own / state.spreads[k], (own - state.predicted[k]).abs() / state.spreads[k]], dim=1)
+        return torch.cat([keep_at(positions, both), positions.to(own.dtype).expand(len(own), 1, -1, -1)], dim=1)
 
 
 def _update(dim: int) -> nn.Sequential:
