@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import M, latent
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from ssmctx import CarriedStateContext, MambaICEntropyModel
+from ssmctx import CarriedStateContext, CodingOrder, MambaICEntropyModel
 from ssmctx.distributions import Laplace, ScaleGrid
 from ssmctx.entropy import ScaleNetwork, integer_conv
 from ssmctx.entropy.gains import Gain, QualityGains
 from ssmctx.entropy.integer_conv import LARGEST_ACTIVATION, IntegerConv2d
+from ssmctx.entropy.scale_network import scale_steps
+from ssmctx.entropy.steps import drive
 from ssmctx.errors import (
     ArgumentError,
     CheckpointError,
@@ -31,13 +33,20 @@ from ssmctx.errors import (
 )
 
 HYPER, SIZE = 6, torch.Size((13, 10))
+ORDER = CarriedStateContext(M, dim=8).order
 
 
-def network(**changes) -> ScaleNetwork:
-    torch.manual_seed(4)
-    made = ScaleNetwork(M, HYPER, width=12, **changes).eval()
+def wider(made: ScaleNetwork, factor: float = 10) -> ScaleNetwork:
+    """The network with heads that spread levels out."""
     with torch.no_grad():
-        made.head.weight.mul_(10)  # levels spread out
+        for head in made.head:
+            head.weight.mul_(factor)
+    return made
+
+
+def network(order: CodingOrder = ORDER, **changes) -> ScaleNetwork:
+    torch.manual_seed(4)
+    made = wider(ScaleNetwork(order, HYPER, width=12, **changes).eval())
     made.update()
     return made
 
@@ -47,8 +56,30 @@ def symbols(seed: int = 0, batch: int = 1, most: int = 9) -> torch.Tensor:
     return torch.randint(-most, most + 1, (batch, HYPER, 4, 3), generator=generator).float()
 
 
-def rows_of(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain()) -> torch.Tensor:  # noqa: B008
-    return made(z, gain, SIZE, frozen=True).rows
+def walked(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain(), frozen=False, most=20) -> tuple:  # noqa: B008
+    """Scales and rows of all steps, in coding order, where y's symbols are random ones."""
+    found = []
+    random = torch.Generator().manual_seed(most)
+
+    def q(scales):
+        found.append(scales)
+        one = torch.randint(-most, most + 1, scales.scale.shape[1:], generator=random)
+        return one.to(scales.scale).expand_as(scales.scale)
+
+    drive(scale_steps(made, z, gain, SIZE, frozen), q)
+    scale, rows = (
+        [] if getattr(found[0], name) is None else torch.cat([getattr(one, name).flatten(1) for one in found], 1)
+        for name in ("scale", "rows")
+    )
+    return scale, rows
+
+
+def scale_of(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain()) -> torch.Tensor:  # noqa: B008
+    return walked(made, z, gain)[0]
+
+
+def rows_of(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain(), frozen=True) -> torch.Tensor:  # noqa: B008
+    return walked(made, z, gain, frozen)[1]
 
 
 def model_of(**changes) -> MambaICEntropyModel:
@@ -65,35 +96,79 @@ def model_of(**changes) -> MambaICEntropyModel:
 # --- the same integers
 
 
-def in_numpy(made: ScaleNetwork, z: torch.Tensor) -> np.ndarray:
-    """The network's rows in int64, written out."""
-    state = made.state_dict()
+def in_numpy(made: ScaleNetwork, z: torch.Tensor, q: Callable[[int, np.ndarray], np.ndarray]) -> np.ndarray:
+    """The network's rows in int64, written out; q gives the residuals of a step from its rows."""
+    state, order = made.state_dict(), made.order
 
-    def sums(layer: str, x: np.ndarray) -> np.ndarray:
-        weight, bias = (state[f"{layer}.whole_{name}"].numpy().astype(np.int64) for name in ("weight", "bias"))
+    def layer(name: str, x: np.ndarray) -> np.ndarray:
+        weight, bias = (state[f"{name}.whole_{part}"].numpy().astype(np.int64) for part in ("weight", "bias"))
         side = weight.shape[-1]
         padded = np.pad(x, ((0, 0), (side // 2,) * 2, (side // 2,) * 2))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
-        return np.einsum("oikl,ihwkl->ohw", weight, windows) + bias[:, None, None]
+        return (np.einsum("oikl,ihwkl->ohw", weight, windows) + bias[:, None, None] + (1 << 13)) >> 14
 
     def shuffled(x: np.ndarray) -> np.ndarray:
         c, h, w = x.shape
         return x.reshape(c // 4, 2, 2, h, w).transpose(0, 3, 1, 4, 2).reshape(c // 4, 2 * h, 2 * w)
 
-    x = z[0].numpy().astype(np.int64) << 10
-    for number in range(4):
-        x = np.clip((sums(f"body.{number}", x) + (1 << 13)) >> 14, 0, LARGEST_ACTIVATION)
-        x = shuffled(x) if number > 1 else x
-    levels = (sums("head", x[:, : SIZE[0], : SIZE[1]]) + (1 << 13)) >> 14
-    half = 1 << (made.level_bits - 1)
-    return np.clip((levels + half) >> made.level_bits, 0, made.grid.levels - 1)
+    def relu(x: np.ndarray) -> np.ndarray:
+        return np.clip(x, 0, LARGEST_ACTIVATION)
+
+    def taken(name: str, x: np.ndarray) -> np.ndarray:
+        return layer(name, np.minimum(abs(x), 15) << 10)
+
+    f = z[0].numpy().astype(np.int64) << 10
+    f = shuffled(layer("body.2", relu(shuffled(layer("body.1", relu(layer("body.0", f)))))))
+    f = np.clip(f[:, : SIZE[0], : SIZE[1]], -LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+    group = 1 if order.passes_outer else order.passes
+    coded = np.zeros((M, *SIZE), np.int64)
+    of_step: list[np.ndarray] = []
+    rows = []
+    for step in range(order.num_steps):
+        if step and step % group == 0:
+            k, own = step // group - 1, order.channels(step - 1)
+            before = coded[own] * order.positions(step - 1, SIZE).numpy() if order.passes_outer else coded[own]
+            update = layer(f"mix.{k}", relu(f + taken(f"added.{k}", before)))
+            f = np.clip(f + update, -LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+        own = order.channels(step)
+        now = f + taken(f"added_later.{step}", coded[own]) if step % group else f
+        levels = layer(f"head.{step}", relu(layer(f"hidden.{step}", relu(now))))
+        half = 1 << (made.level_bits - 1)
+        positions = order.positions(step, SIZE).numpy()
+        of_step = np.clip((levels + half) >> made.level_bits, 0, made.grid.levels - 1)[:, positions]
+        rows.append(of_step.flatten())
+        slice_of = coded[own]
+        slice_of[:, positions] = q(step, of_step)
+        coded[own] = slice_of
+    return np.concatenate(rows)
 
 
-@given(seed=st.integers(0, 999), most=st.sampled_from([1, 9, 300, 2**15 - 1]))
-def test_rows_are_those_of_int64(seed, most):
-    made = NETWORK
-    z = symbols(seed, most=most)
-    assert np.array_equal(rows_of(made, z)[0].numpy(), in_numpy(made, z))
+ORDERS = [
+    ORDER,
+    CodingOrder.one_pass([4, 6]),
+    CodingOrder.checkerboard([4, 6], passes_outer=True),
+    CodingOrder.coarse_to_fine([3, 7], permutation=[9, 0, 2, 4, 6, 8, 1, 3, 5, 7]),
+]
+NETWORKS = [network(order) for order in ORDERS]
+NETWORK = NETWORKS[0]
+
+
+@settings(max_examples=25)
+@given(which=st.integers(0, 3), seed=st.integers(0, 999), most=st.sampled_from([1, 9, 300, 2**15 - 1]))
+def test_rows_are_those_of_int64(which, seed, most):
+    made, z = NETWORKS[which], symbols(seed, most=most)
+
+    def q(step, rows):
+        return (rows * 7 + np.arange(rows.size).reshape(rows.shape) * 5 + step) % (2 * most + 1) - most
+
+    found = []
+
+    def from_rows(scales):
+        found.append(scales.rows.flatten().numpy())
+        return torch.from_numpy(q(scales.index, scales.rows[0].numpy()))[None].to(scales.scale)
+
+    drive(scale_steps(made, z, Gain(), SIZE, frozen=True), from_rows)
+    assert np.array_equal(np.concatenate(found), in_numpy(made, z, q))
 
 
 def by_matmul(x, weight, bias, padding):
@@ -121,9 +196,6 @@ class Functional(NamedTuple):
     """In place of torch.nn.functional."""
 
     conv2d: Callable
-
-
-NETWORK = network()
 
 
 def test_rows_do_not_depend_on_threads_layout_or_batch():
@@ -189,7 +261,7 @@ def test_no_weights_pass_the_proof_and_overflow(exponent, seed, largest):
             assert int(sums[0, o, 1, 1].item()) == expected
 
 
-@pytest.mark.parametrize("layer", ["body.0", "body.3", "head"])
+@pytest.mark.parametrize("layer", ["body.0", "body.2", "added.0", "mix.0", "added_later.3", "hidden.1", "head.4"])
 def test_a_network_that_could_overflow_is_refused(layer):
     made = network()
     with torch.no_grad():
@@ -231,8 +303,8 @@ def test_training_sees_the_scales_that_code(quality):
     torch.manual_seed(0)
     gain = Gain() if quality is None else QualityGains(M, HYPER, 3)(quality)
     z = symbols()
-    levels = NETWORK.train()(z, gain, SIZE).scale.log() / NETWORK.spacing
-    tabled = NETWORK.eval()(z, gain, SIZE).scale.log() / NETWORK.spacing
+    levels = scale_of(NETWORK.train(), z, gain).log() / NETWORK.spacing
+    tabled = scale_of(NETWORK.eval(), z, gain).log() / NETWORK.spacing
     assert (levels - tabled).abs().max() < 0.51
     assert levels.unique().numel() > 64  # in training scales lie between
 
@@ -240,7 +312,7 @@ def test_training_sees_the_scales_that_code(quality):
 def test_gradients_reach_every_weight_and_z():
     made = network().train()
     z = symbols().requires_grad_()
-    made(z, Gain(), SIZE).scale.log().square().sum().backward()
+    scale_of(made, z).log().square().sum().backward()
     for name, weight in made.named_parameters():
         assert weight.grad.abs().sum() > 0, name
     assert z.grad.abs().sum() > 0
@@ -250,38 +322,53 @@ def test_rounding_passes_gradients_as_the_float_network_has_them():
     exact, plain = network().train(), network(exact=False).train()
     grads = []
     for made in (exact, plain):
-        made(symbols(), Gain(), SIZE).scale.log().sum().backward()
+        scale_of(made, symbols()).log().sum().backward()
         grads.append(torch.cat([p.grad.flatten() for p in made.parameters()]))
     assert (grads[0] - grads[1]).norm() < 0.02 * grads[1].norm()
 
 
 def test_a_network_trains_towards_the_scales_of_the_data():
-    """Two kinds of symbols, two scales: found through the rounding, and kept by the integers."""
+    """Two kinds of symbols of z and two scales, and a second slice as wide as the first turns out to be."""
     torch.manual_seed(0)
-    made = ScaleNetwork(1, 1, width=8).train()
-    optimizer = torch.optim.Adam(made.parameters(), 3e-2)
-    for _ in range(120):
-        z = torch.randint(0, 2, (4, 1, 3, 3)).float()
-        size = torch.Size((12, 12))
-        wanted = torch.where(z > 0, 8.0, 0.5).repeat_interleave(4, 2).repeat_interleave(4, 3)
-        y = wanted * torch.randn(4, 1, 12, 12)
-        loss = -Laplace().likelihood(y, made(z, Gain(), size).scale).log2().mean()
+    made = ScaleNetwork(CodingOrder.one_pass([1, 1]), 1, width=8).train()
+    optimizer = torch.optim.Adam(made.parameters(), 2e-2)
+
+    def scales(z, y):
+        found = []
+
+        def q(own):
+            found.append(own.scale)
+            return y[:, own.index : own.index + 1].flatten(2)
+
+        drive(scale_steps(made, z, Gain(), (12, 12)), q)
+        return torch.cat(found, 1)
+
+    def images(count):
+        z = torch.randint(0, 2, (count, 1, 3, 3)).float()
+        wide = torch.where(torch.rand(count, 1, 1, 1) > 0.5, 8.0, 1.0)
+        first = torch.where(z > 0, 8.0, 0.5).repeat_interleave(4, 2).repeat_interleave(4, 3) * wide
+        return z, wide, torch.round(torch.cat([first, wide.expand_as(first)], 1) * torch.randn(count, 2, 12, 12))
+
+    for _ in range(150):
+        z, _, y = images(8)
+        loss = -Laplace().likelihood(y.flatten(2), scales(z, y)).log2().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     made.eval().update()
-    scale = made(torch.tensor([[[[0.0, 0.0, 1.0, 1.0]]]]), Gain(), torch.Size((4, 16)), frozen=True).scale[0, 0]
-    assert scale[:, :6].mean() < 1.5
-    assert scale[:, -6:].mean() > 4
+    z, wide, y = images(16)
+    found = scales(z, y)[:, 1].mean(1)
+    assert found[wide.flatten() > 4].mean() > 4
+    assert found[wide.flatten() < 4].mean() < 2
 
 
 def test_what_codes_is_what_was_frozen_until_the_next_update():
     made = network()
     before = rows_of(made, symbols())
     with torch.no_grad():
-        made.head.bias.add_(1)
+        made.head[0].bias.add_(1)
     assert torch.equal(rows_of(made, symbols()), before)
-    assert not torch.equal(made(symbols(), Gain(), SIZE).rows, before)
+    assert not torch.equal(rows_of(made, symbols(), frozen=False), before)
     assert not made.update()
     assert torch.equal(rows_of(made, symbols()), before)
     assert made.update(force=True)
@@ -290,7 +377,7 @@ def test_what_codes_is_what_was_frozen_until_the_next_update():
 
 def test_integers_travel_in_the_state_dict_and_survive_what_happens_to_weights():
     z, expected = symbols(), rows_of(NETWORK, symbols())
-    other = ScaleNetwork(M, HYPER, width=12).eval()
+    other = ScaleNetwork(ORDER, HYPER, width=12).eval()
     other.load_state_dict(NETWORK.state_dict())
     assert torch.equal(rows_of(other, z), expected)
     assert torch.equal(rows_of(copy.deepcopy(NETWORK).half().float(), z), expected)
@@ -300,8 +387,8 @@ def test_integers_travel_in_the_state_dict_and_survive_what_happens_to_weights()
 
 
 def test_coding_without_update_is_refused():
-    made = ScaleNetwork(M, HYPER, width=12).eval()
-    made(symbols(), Gain(), SIZE)
+    made = ScaleNetwork(ORDER, HYPER, width=12).eval()
+    rows_of(made, symbols(), frozen=False)
     with pytest.raises(NotUpdatedError, match=r"the scale network has no integers yet: call update\(\)"):
         rows_of(made, symbols())
 
@@ -311,7 +398,7 @@ def test_pruned_and_normalised_weights_are_frozen_as_they_are_used():
     prune.random_unstructured(made.body[1], "weight", 0.5)
     parametrizations.weight_norm(made.body[2])
     made.update(force=True)
-    assert torch.equal(rows_of(made, symbols()), made(symbols(), Gain(), SIZE).rows)
+    assert torch.equal(rows_of(made, symbols()), rows_of(made, symbols(), frozen=False))
     assert (made.state_dict()["body.1.whole_weight"] == 0).float().mean() > 0.4
 
 
@@ -326,7 +413,7 @@ def test_a_layer_in_a_wrapper_is_refused():
 
     made = network()
     made.body[1] = Adapter(made.body[1])
-    with pytest.raises(ArgumentError, match="layer 1 of the scale network is wrapped in Adapter"):
+    with pytest.raises(ArgumentError, match="a layer of the scale network is wrapped in Adapter"):
         made.update(force=True)
 
 
@@ -342,21 +429,22 @@ def test_a_gain_is_an_offset_in_integers():
     assert made.offsets.shape[:2] == (513, M)
     for quality in (0, 1, 2, 0.7):
         gain = gains(quality)
-        assert torch.equal(rows_of(made, symbols(), gain), made(symbols(), gain, SIZE).rows)
+        assert torch.equal(rows_of(made, symbols(), gain), rows_of(made, symbols(), gain, frozen=False))
         moved = Gain(torch.full_like(gain.y, math.nan), torch.full_like(gain.z, math.nan), gain.units)
         assert torch.equal(rows_of(made, symbols(), moved), rows_of(made, symbols(), gain))  # no float enters
     unit_z = Gain(gains(2).y, torch.ones(1, HYPER, 1, 1))
-    factor = made.train()(symbols(), unit_z, SIZE).scale / made(symbols(), Gain(), SIZE).scale.detach()
+    scale = scale_of(made.train(), symbols()).detach()
+    factor = scale_of(made, symbols(), unit_z)[(scale > 0.2) & (scale < 20)] / scale[(scale > 0.2) & (scale < 20)]
     assert factor.median().item() == pytest.approx(math.sqrt(2), rel=2e-3)
 
 
 @pytest.mark.parametrize("grid", [ScaleGrid(levels=32), ScaleGrid(0.05, 64, 200), ScaleGrid(0.5, 2, 2)])
 def test_any_grid(grid):
     made = network(grid=grid)
-    scale = made(symbols(), Gain(), SIZE)
-    assert scale.rows.min() >= 0
-    assert scale.rows.max() < grid.levels
-    assert torch.equal(grid.index(scale.scale), scale.rows)
+    scale, rows = walked(made, symbols())
+    assert rows.min() >= 0
+    assert rows.max() < grid.levels
+    assert torch.equal(grid.index(scale), rows)
     model = model_of(scales="integer", distribution=Laplace(grid=grid))
     coded = model.compress(latent(0, 1, M, 5, 7))
     assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])
@@ -364,12 +452,12 @@ def test_any_grid(grid):
 
 def test_what_does_not_fit_is_said():
     with pytest.raises(ShapeError, match=r"makes 4 cells of y of one of z, along each side: \(16, 12\) here"):
-        NETWORK(symbols(), Gain(), torch.Size((17, 10)))
-    with pytest.raises(ArgumentError, match="scale network must be made for M, hyper_channels and grid"):
-        model_of(scales=ScaleNetwork(M + 1, HYPER))
+        next(scale_steps(NETWORK, symbols(), Gain(), (17, 10)))
+    with pytest.raises(ArgumentError, match="scale network must be made for order, hyper_channels and grid"):
+        model_of(scales=ScaleNetwork(ORDERS[1], HYPER))
     with pytest.raises(ArgumentError, match="scales are 'integer', 'float' or a ScaleNetwork, got 'int'"):
         model_of(scales="int")
     with pytest.raises(ArgumentError, match="scales from integers need no guard; leave guard_band out"):
         model_of(guard_band=0.001)
     with pytest.raises(ArgumentError, match="width must be a whole number of at least 1, got 0"):
-        ScaleNetwork(M, HYPER, width=0)
+        ScaleNetwork(ORDER, HYPER, width=0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +15,8 @@ from ssmctx.entropy.gains import Gain
 from ssmctx.entropy.hyperprior import Hyperprior
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.rans import RansCoder
-from ssmctx.entropy.steps import LatentScales, Step, coding_steps, drive
+from ssmctx.entropy.scale_network import StepScales, scale_steps
+from ssmctx.entropy.steps import Step, coding_steps, drive
 
 WIDTH, HYPER_CHANNELS, DEPTH = 96, 48, 1
 
@@ -45,7 +44,7 @@ class FrozenModel(Hyperprior):
         self.context = context
         self.distribution = distribution
         self.scale_bound = LowerBound(distribution.grid.minimum)
-        self.scale_network = scale_network_of(scales, M, HYPER_CHANNELS, distribution.grid)
+        self.scale_network = scale_network_of(scales, context.order, HYPER_CHANNELS, distribution.grid)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Bits of y and bits of z of whole-number latents (batch, M, H, W).
@@ -53,50 +52,56 @@ class FrozenModel(Hyperprior):
         What a step may know is known from the start, so no gradient goes from step to step through y_hat.
         """
         side, symbols, z_likelihoods = self.estimate_side(y, None)
-        size = y.shape[2:]
-        ahead = self.scales_ahead(symbols, size)
+        size = (y.shape[2], y.shape[3])
         state = self.context.begin(side)
         residuals, scales = [], []
         for step in range(self.context.order.num_steps):
             y_hat = y.where(self.context.order.coded_mask(step, size), 0)
             mean, scale = self.context(step, y_hat, side, state)
-            if ahead is not None:
-                scale = self.context.order.select(step, ahead.scale)
-            positions = self.context.order.indices(step, (size[0], size[1]))
+            indices = self.context.order.indices(step, size)
             own = self.context.order.select(step, y)
-            residuals.append((own - mean).flatten(2).index_select(2, positions).flatten())
-            scales.append(scale.flatten(2).index_select(2, positions).flatten())
-        likelihoods = self.distribution.likelihood(torch.cat(residuals), self.scale_bound(torch.cat(scales)))
+            residuals.append((own - mean).flatten(2).index_select(2, indices))
+            scales.append(scale.flatten(2).index_select(2, indices))
+        scales = self.network_scales(symbols, size, residuals) or scales
+        residual, scale = (torch.cat([x.flatten() for x in parts]) for parts in (residuals, scales))
+        likelihoods = self.distribution.likelihood(residual, self.scale_bound(scale))
         return -likelihoods.log2().sum(), -z_likelihoods.log2().sum()
 
-    def scales_ahead(self, symbols: Tensor, size: torch.Size) -> LatentScales | None:
-        """All scales from z's symbols; None where the context gives them."""
-        if self.scale_network is None:
-            return None
-        ahead: LatentScales = self.scale_network(symbols, Gain(), size)
-        return ahead
+    def network_scales(self, symbols: Tensor, size: tuple[int, int], residuals: list[Tensor]) -> list[Tensor]:
+        """The scale network's scales of each step, (batch, m, P), of the residuals y - mean; [] without one."""
+        found: list[Tensor] = []
+
+        def known(scales: StepScales) -> Tensor:
+            found.append(scales.scale)
+            return torch.round(residuals[scales.index].detach())
+
+        if self.scale_network is not None:
+            drive(scale_steps(self.scale_network, symbols, Gain(), size), known)
+        return found
 
     @torch.no_grad()
     def encode(self, y: Tensor) -> tuple[bytes, bytes]:
         """The streams of y and z of one latent (1, M, H, W)."""
         coder = RansCoder()
         coded = self.encode_side(y, None, coder)
-        symbols: list[Any] = []
-        rows: list[Any] = []
+        steps: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def quantised(step: Step) -> Tensor:
             own = step.order.select(step.index, y)
-            values, mean, scale = (step.gather(x) for x in (own, step.mean, step.scale))
-            for kept, x in zip((symbols, rows), symbols_and_rows(values, mean, scale, self.distribution), strict=True):
-                kept.append(x.flatten().numpy())
+            steps.append((step.gather(own), step.gather(step.mean), step.gather(step.scale)))
             return step.residual_of(own)
 
-        ahead = self.scales_ahead(coded.symbols, y.shape[2:])
-        drive(coding_steps(self.context, coded.side, ahead=ahead), quantised)
+        drive(coding_steps(self.context, coded.side), quantised)
+        residuals = [values - mean for values, mean, _ in steps]
+        scales = self.network_scales(coded.symbols, (y.shape[2], y.shape[3]), residuals)
+        values, mean, scale = (torch.cat([x.flatten() for x in parts]) for parts in zip(*steps, strict=True))
+        if scales:
+            scale = torch.cat([x.flatten() for x in scales])
+        symbols, rows = symbols_and_rows(values, mean, scale, self.distribution)
         encoder = coder.encoder()
         encoder.encode(
-            np.concatenate(symbols).astype(np.int16),
-            np.concatenate(rows).astype(np.uint16),
+            symbols.numpy().astype(np.int16),
+            rows.numpy().astype(np.uint16),
             shifted_tables(self.distribution),
         )
         return encoder.finish(), coded.stream

@@ -96,15 +96,14 @@ class CarriedStateContext(ContextModel):
     $$ \psi_0 = \mathrm{Mix}(\mathrm{init}(\mathrm{side})), \quad
     \psi_{k+1} = \mathrm{Mix}_k(\psi_k + \mathrm{Conv}_k([\hat y_k / s,\; |\hat y_k - \mu_k| / s,\; 1_k])) $$
     $$ (\mu, \log\sigma)_t = \mathrm{side} + \mathrm{head}_t(\phi_t), \quad
-    \phi_t = \psi_k \;\text{or, in a later pass,}\;
-    \phi_t = u + \mathrm{MLP}_t(u), \; u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; |\hat y_{k,<t} - \mu_{k,<t}| / s,\; 1_{<t}]) $$
+    \phi_t = \psi_k \;\text{or, in a later pass,}\; \phi_t = u + \mathrm{MLP}_t(u), $$
+    $$ u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; |\hat y_{k,<t} - \mu_{k,<t}| / s,\; 1_{<t}]) $$
 
     y_hat_k is slice k, mu_k what was predicted of it, 1_k says where it is coded, the same with <t are what earlier
-    passes coded of it, and s is a learned spread of each channel. How far predictions were off says how wide the next
-    ones should be: that is worth 2.5 % of the bits. Heads and later passes run only at the positions that their step codes, and
-    what was added once is not added again: a step costs what it codes. Each step has weights of its own. There is
-    neither attention nor a scan. Where an order codes one pass of all slices before the next, every step counts as a
-    slice.
+    passes coded of it, and s is a learned spread of each channel. How far predictions were off tells how wide the next
+    ones should be. Heads and later passes run only at the positions that their step codes, and what was added once is
+    not added again: a step costs what it codes. Each step has weights of its own. There is neither attention nor a
+    scan. Where an order codes one pass of all slices before the next, every step counts as a slice.
 
     Args:
         M: channels of the latent.
@@ -180,7 +179,8 @@ class CarriedStateContext(ContextModel):
         mean, log_scale = side.chunk(2, dim=1)
         spread = self.log_spread.exp()[None, :, None, None]
         features = self.init(_channels_last(torch.cat([mean / spread, log_scale], dim=1)))
-        return CarriedState(features, 0, *map(self.order.split, (mean, log_scale, spread)))
+        means, log_scales, spreads = map(self.order.split, (mean, log_scale, spread))
+        return CarriedState(features, 0, means, log_scales, spreads)
 
     def _predict(self, step: int, y_hat: Tensor, state: CarriedState) -> tuple[Tensor, Tensor]:
         """Mean and scale of the slice of `step`; keeps in `state` what later steps need."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.channel_spatial import ChannelSpatialContext
+from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.scale_network import ScaleNetwork
 from ssmctx.entropy.streams import Sections
@@ -61,19 +62,20 @@ def check_coded(
 
 
 def scale_network_of(
-    scales: ScaleNetwork | str | None, M: int, hyper_channels: int, grid: ScaleGrid
+    scales: ScaleNetwork | str | None, order: CodingOrder, hyper_channels: int, grid: ScaleGrid
 ) -> ScaleNetwork | None:
     """The scale network that `scales` asks for."""
     if isinstance(scales, str):
         if scales not in ("integer", "float"):
             raise ArgumentError(f"MambaICEntropyModel: scales are 'integer', 'float' or a ScaleNetwork, got {scales!r}")
-        return ScaleNetwork(M, hyper_channels, grid=grid, exact=scales == "integer")
+        return ScaleNetwork(order, hyper_channels, grid=grid, exact=scales == "integer")
     if scales is None:
         return None
-    wanted = (M, hyper_channels, grid)
-    found = tuple(getattr(scales, name, None) for name in ("M", "hyper_channels", "grid"))
+    wanted = (order, hyper_channels, grid)
+    found = tuple(getattr(scales, name, None) for name in ("order", "hyper_channels", "grid"))
     if found != wanted:
         raise ArgumentError(
-            f"MambaICEntropyModel: the scale network must be made for M, hyper_channels and grid {wanted}, got {found}"
+            f"MambaICEntropyModel: the scale network must be made for order, hyper_channels and grid {wanted}, got "
+            f"{found}"
         )
     return scales

@@ -20,8 +20,8 @@ from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
-from ssmctx.entropy.scale_network import ScaleNetwork
-from ssmctx.entropy.steps import LatentScales, Step, coding_steps, drive
+from ssmctx.entropy.scale_network import ScaleNetwork, StepScales, scale_steps
+from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError
@@ -63,9 +63,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         coder: a name from `ssmctx.registry.coders`.
         guard_band: relative drift of scales that a decoder may have, up to 0.0039, default 2^-13; 0 to write no guard.
         qualities: how many qualities the model learns gains for; None for a model of one rate.
-        scales: "integer" for a `ScaleNetwork` that gives all scales from z's symbols, exactly on every machine and
-            without a guard; "float" for the same network in floating point; or a `ScaleNetwork`. The context then gives
-            the means alone. None takes the context's scales.
+        scales: "integer" for a `ScaleNetwork` that gives the scales from symbols of z and of earlier steps, exactly on
+            every machine and without a guard; "float" for the same network in floating point; or a `ScaleNetwork`. The
+            context then gives the means alone. None takes the context's scales.
 
     Raises:
         ArgumentError: the context is made for another number of channels, a size is below 1, the band is too wide, or
@@ -118,7 +118,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         self.distribution = resolve_distribution(distribution)
         self.scale_bound = LowerBound(self.distribution.grid.minimum)
         self.coder: Coder = coders.create(coder)
-        self.scale_network = scale_network_of(scales, M, hyper_channels, self.distribution.grid)
+        self.scale_network = scale_network_of(scales, self.context.order, hyper_channels, self.distribution.grid)
         if self.exact and guard_band is not None:
             raise ArgumentError("MambaICEntropyModel: scales from integers need no guard; leave guard_band out")
         band = DEFAULT_BAND if guard_band is None else guard_band
@@ -290,7 +290,6 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     def _estimate(self, y: Tensor, gain: Gain, rounding: Rounding | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """y_hat and the likelihoods of y and z."""
         side, symbols, z_likelihoods = self.estimate_side(y, gain.z, rounding)
-        ahead = self._scales_ahead(symbols, gain, y.shape[2:], frozen=False)
         order = self.context.order
         slices = order.split(y)
         residuals: dict[int, Tensor] = {}
@@ -307,8 +306,10 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
                 kept[k] = torch.where(step.positions, x, kept[k]) if k in kept else x
             return q
 
-        y_hat = drive(coding_steps(self.context, side, gain.y, ahead), quantised)
+        y_hat = drive(coding_steps(self.context, side, gain.y), quantised)
         # of the whole latent at once: many small calls cost more than what they compute
+        if self.scale_network is not None:
+            scales = self._known_scales(symbols, gain, residuals)
         residual, scale = (order.join([kept[k] for k in range(len(slices))]) for kept in (residuals, scales))
         scale = self.scale_bound(scale)
         if self.training:
@@ -336,8 +337,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             writer.write(step, q)
             return q
 
-        ahead = self._scales_ahead(coded.symbols, gain, y.shape[2:], frozen=True)
-        y_hat = drive(coding_steps(self.context, coded.side, gain.y, ahead), quantised)
+        y_hat = drive(coding_steps(self.context, coded.side, gain.y), quantised)
+        if self.scale_network is not None:
+            writer.take_scales(scale_steps(self.scale_network, coded.symbols, gain, y.shape[2:], frozen=True))
         stream, checksums, guard = writer.finish(coded.checksum)
         return Sections(stream, coded.stream, checksums, guard), y_hat, coded.size
 
@@ -352,19 +354,28 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             )
         coded_by = (self.context.order, self.coder, self.y_tables.tables(), self.distribution.grid)
         reader = LatentReader(*coded_by, sections.y, guard, checksums)
-        ahead = self._scales_ahead(coded.symbols, gain, size, frozen=True)
-        y_hat = drive(coding_steps(self.context, coded.side, gain.y, ahead), reader.read)
+        if self.scale_network is not None:
+            reader.read_all(scale_steps(self.scale_network, coded.symbols, gain, size, frozen=True))
+        y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)
         reader.finish()
         return y_hat
 
     # --- pieces
 
-    def _scales_ahead(self, symbols: Tensor, gain: Gain, size: torch.Size, frozen: bool) -> LatentScales | None:
-        """All scales of z's symbols; None where the context gives them."""
-        if self.scale_network is None:
-            return None
-        ahead: LatentScales = self.scale_network(symbols, gain, size, frozen)
-        return ahead
+    def _known_scales(self, symbols: Tensor, gain: Gain, residuals: Mapping[int, Tensor]) -> dict[int, Tensor]:
+        """The scale network's scales by slices, of residuals by slices; both (batch, m, H, W)."""
+        order, (height, width) = self.context.order, residuals[0].shape[2:]
+        scales = {k: torch.ones_like(residual).flatten(2) for k, residual in residuals.items()}
+
+        def known(own: StepScales) -> Tensor:
+            k = order.slice_index(own.index)
+            indices = order.indices(own.index, (height, width), symbols.device)
+            scales[k] = scales[k].index_copy(2, indices, own.scale)
+            q = residuals[k].flatten(2).index_select(2, indices)
+            return torch.round(q.detach()) if self.training else q
+
+        drive(scale_steps(self.scale_network, symbols, gain, (height, width)), known)  # type: ignore[arg-type]
+        return {k: scale.view_as(residuals[k]) for k, scale in scales.items()}
 
     def _kinds(self) -> int:
         """Kinds of strings: no guards where none are needed."""

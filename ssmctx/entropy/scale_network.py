@@ -1,49 +1,97 @@
-"""Scales of y from z's symbols by whole numbers: the same table rows on every machine, by proof."""
+"""Scales of y from what was decoded before, by whole numbers: the same table rows on every machine, by proof."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.gains import QUALITY_UNITS, Gain, QualityGains
 from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, WEIGHT_BITS, IntegerConv2d, to_whole
 from ssmctx.entropy.lower_bound import LowerBound
-from ssmctx.entropy.steps import LatentScales
 from ssmctx.entropy.stored_tables import HeldTables
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.layers.checks import check_positive
 from ssmctx.stages import stage
 
-__all__ = ["ScaleNetwork"]
+__all__ = ["ScaleNetwork", "ScaleState", "StepScales", "scale_steps"]
 
 _MOST_SYMBOL = 1 << 15
 _MOST_FACTOR = 1 << 13  # of a symbol; 2^10 stands for 1
-_LEAST_WIDTH = 96
+_MOST_RESIDUAL = 15  # what is larger says no more
+_Z_WIDTHS = 96, 64  # channels on z's grid and on the next finer one
+
+
+@dataclass
+class ScaleState:
+    """What a `ScaleNetwork` knows before a coding step.
+
+    Attributes:
+        symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+        gain: of the quality.
+        size: height and width of y.
+        frozen: use what `update` made, as coding must, not the weights of now.
+        features: the carried feature map, (batch, width, H, W); None before the first step.
+        taken: groups of steps that have been added to it.
+    """
+
+    symbols: Tensor
+    gain: Gain
+    size: tuple[int, int]
+    frozen: bool = False
+    features: Tensor | None = None
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class StepScales:
+    """The scales of what one step codes.
+
+    Attributes:
+        index: number of the step.
+        scale: (batch, m, P), for the m channels of the step's slice and its P positions in row-major order; the
+            standard deviation of the residual in quantisation steps.
+        rows: the same as rows of the coding tables, int64, where integers say them; else None.
+    """
+
+    index: int
+    scale: Tensor
+    rows: Tensor | None
+
+    def coded_with(self) -> Tensor:
+        """Of each element in coding order its table row where integers say it, else its scale, (batch * m * P,)."""
+        return (self.scale if self.rows is None else self.rows).flatten()
 
 
 class ScaleNetwork(HeldTables):
-    r"""A small network of whole numbers, from z's symbols to the table row of every element of y.
+    r"""A small network of whole numbers, from decoded symbols to the table row of every element of y.
 
-    $$ X_{k+1} = \min(\mathrm{ReLU}(\lfloor 2^{-14} (W_k * X_k + B_k) \rceil), 2^{20} - 1), \quad
-    \mathrm{row} = \lfloor 2^{-f} (\lfloor 2^{-14} (W_n * X_n + B_n) \rceil + o) \rceil $$
+    $$ f_0 = \mathrm{body}(\hat z), \quad f_{k+1} = f_k + B_k\,\mathrm{ReLU}(f_k + A_k |q_k|) $$
+    $$ \mathrm{row}_t = \lfloor 2^{-b} (\mathrm{head}_t(\phi_t) + o) \rceil, \quad
+    \phi_t = f_k \;\text{or, in a later pass,}\; \phi_t = f_k + A_t |q_{k,<t}| $$
 
-    Two 3x3 convolutions on z's grid, two that double both sides, and a 1x1 convolution on y's. The last one gives
-    levels: tabled scales are log-spaced, and it counts them in parts of $2^{-f}$. So a row is read off by a shift, and
-    a gain of quality is an offset o. In evaluation all of it runs in float64 on whole numbers, which is exact whatever
-    the device and the order of summation (`ssmctx.entropy.integer_conv` has the proof), and needs no guard. In training
-    the same network runs in the precision of its weights, with gradients straight through the rounding, and gives
-    scales between the tabled ones.
+    q_k are the residuals of slice k, in quantisation steps: the symbols themselves. Their magnitudes tell how wide the
+    next ones will be, so that nothing need be known of means, which come from floating point. Every layer is a
+    convolution $\lfloor 2^{-14} (W * X + B) \rceil$ of integers, 3x3 on z's grid, in the two that double both sides and
+    in A, 1x1 elsewhere. The last one gives levels: tabled scales are log-spaced, and it counts them in parts of
+    $2^{-b}$. So a row is read off by a shift, and a gain of quality is an offset o.
 
-    `update` makes the integers that code, of weights and gains; estimates are those of the weights of now.
+    In evaluation all of it runs in float64 on whole numbers, which is exact whatever the device and the order of
+    summation (`ssmctx.entropy.integer_conv` has the proof), and needs no guard. In training the same network runs in
+    the precision of its weights, with gradients straight through the rounding, and gives scales between the tabled
+    ones. `update` makes the integers that code, of weights and gains; estimates are those of the weights of now.
 
     Args:
-        M: channels of y.
+        order: the coding order of y.
         hyper_channels: channels of z.
-        width: channels on z's grid, half as many on finer ones; default the larger of 96 and hyper_channels.
+        width: channels of the carried feature map.
         grid: the tabled scales.
         exact: False is the same network in floating point, without rounding and with a guard in its files, to measure
             what the integers cost.
@@ -53,7 +101,7 @@ class ScaleNetwork(HeldTables):
 
     Source:
         Integer networks of Balle et al., 2019; scales from integers and means from floats as in JPEG AI (ISO/IEC
-        6048-1) and DCVC-UF.
+        6048-1) and DCVC-UF. That the scales see the symbols of earlier steps is ours.
 
     Examples:
         >>> import torch
@@ -71,43 +119,60 @@ class ScaleNetwork(HeldTables):
 
     def __init__(
         self,
-        M: int,
+        order: CodingOrder,
         hyper_channels: int,
-        width: int | None = None,
+        width: int = 64,
         grid: ScaleGrid = ScaleGrid(),  # noqa: B008 - frozen
         exact: bool = True,
     ) -> None:
         super().__init__()
-        width = max(_LEAST_WIDTH, hyper_channels) if width is None else width
-        check_positive("ScaleNetwork", M=M, hyper_channels=hyper_channels, width=width)
-        self.M, self.hyper_channels, self.grid, self.exact = M, hyper_channels, grid, exact
+        check_positive("ScaleNetwork", hyper_channels=hyper_channels, width=width)
+        self.order, self.hyper_channels, self.grid, self.exact = order, hyper_channels, grid, exact
         self.spacing = math.log(grid.maximum / grid.minimum) / (grid.levels - 1)
         # 1 at the head's end is about a factor of e, as in other heads that give log scales
         self.level_bits = ACTIVATION_BITS - min(max(round(-math.log2(self.spacing)), 0), ACTIVATION_BITS - 1)
-        half = -(-width // 2)
+
+        def conv(inputs: int, outputs: int, kernel: int = 1, largest: int = LARGEST_ACTIVATION) -> IntegerConv2d:
+            return IntegerConv2d(inputs, outputs, kernel, largest, exact)
+
+        def taking(channels: int) -> IntegerConv2d:
+            return conv(channels, width, 3, _MOST_RESIDUAL << ACTIVATION_BITS)
+
+        steps = range(order.num_steps)
+        widths = [order.slices[order.slice_index(step)] for step in steps]
+        # as in `CarriedStateContext`
+        self._group_size = 1 if order.passes_outer else order.passes
+        coarse, finer = _Z_WIDTHS
         self.body = nn.ModuleList(
-            IntegerConv2d(inputs, outputs, 3, largest, exact)
-            for inputs, outputs, largest in (
-                (hyper_channels, width, _MOST_SYMBOL * _MOST_FACTOR),
-                (width, width, LARGEST_ACTIVATION),
-                (width, 4 * half, LARGEST_ACTIVATION),
-                (half, 4 * half, LARGEST_ACTIVATION),
-            )
+            [
+                conv(hyper_channels, coarse, 3, _MOST_SYMBOL * _MOST_FACTOR),
+                conv(coarse, 4 * finer, 3),
+                conv(finer, 4 * width, 3),
+            ]
         )
-        self.head = IntegerConv2d(half, M, 1, LARGEST_ACTIVATION, exact)
+        carried = widths[:: self._group_size][:-1]
+        self.added = nn.ModuleList(taking(channels) for channels in carried)
+        mixes = [conv(width, width) for _ in carried]
+        self.mix = nn.ModuleList(mixes)
+        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in steps if t % self._group_size})
+        self.hidden = nn.ModuleList(conv(width, width) for _ in steps)
+        heads = [conv(width, channels) for channels in widths]
+        self.head = nn.ModuleList(heads)
         self.level_bound = LowerBound(0.0)
         with torch.no_grad():  # scales begin near 1
-            self.head.weight.mul_(0.1)
-            self.head.bias.fill_(-math.log(grid.minimum) / self.spacing * 2.0 ** (self.level_bits - ACTIVATION_BITS))
+            for mix in mixes:
+                mix.weight.mul_(0.3)
+            for head in heads:
+                head.weight.mul_(0.1)
+                head.bias.fill_(-math.log(grid.minimum) / self.spacing * 2.0 ** (self.level_bits - ACTIVATION_BITS))
 
-    def forward(self, symbols: Tensor, gain: Gain, size: torch.Size, frozen: bool = False) -> LatentScales:
-        """Scales of the whole latent.
+    def forward(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> StepScales:
+        """Scales of what a step codes.
 
         Args:
-            symbols: of z, (batch, hyper_channels, h, w), whole numbers.
-            gain: of the quality.
-            size: height and width of y.
-            frozen: use what `update` made, as coding must, not the weights of now.
+            step: the coding step; steps are asked for in their order.
+            residuals: q by slices, (batch, m, H, W) each, whole numbers; only what earlier steps coded is looked at.
+            state: of this latent, made for its first step.
 
         Returns:
             In evaluation of an exact network tabled scales and their rows, else scales.
@@ -117,19 +182,17 @@ class ScaleNetwork(HeldTables):
             NotUpdatedError: frozen, but `update` was not called.
         """
         rounds = self.exact and not self.training
-        x = symbols
-        if rounds:
-            x = (symbols.cpu() if symbols.device.type == "mps" else symbols).double()  # Apple's GPUs have no float64
-        with stage("scale_network"), torch.autocast(x.device.type, enabled=False):
-            levels = self._levels(x, gain, size, frozen and self.exact) * 2.0**-self.level_bits
+        device = state.symbols.device
+        with stage("scale_network", step), torch.autocast(device.type, enabled=False):
+            levels = self._levels(step, residuals, state) * 2.0**-self.level_bits
             if not rounds:
-                return LatentScales(self._between(levels))
-            rows = torch.floor(levels + 0.5).to(symbols.device, torch.int64).clamp(0, self.grid.levels - 1)
-            scale = self.grid.tensor(symbols)[rows]
+                return StepScales(step, self._between(levels), None)
+            rows = torch.floor(levels + 0.5).to(device, torch.int64).clamp(0, self.grid.levels - 1)
+            scale = self.grid.tensor(state.symbols)[rows]
             if levels.requires_grad:  # as who refines a latent needs it
                 smooth = self._between(levels).to(scale)
                 scale = scale + (smooth - smooth.detach())
-            return LatentScales(scale, rows)
+            return StepScales(step, scale, rows)
 
     @torch.no_grad()
     def update(self, gains: QualityGains | None = None, force: bool = False) -> bool:
@@ -149,12 +212,13 @@ class ScaleNetwork(HeldTables):
         """
         if not self.exact:
             return False
-        layers = [*self.body, self.head]
-        for number, layer in enumerate(layers):
+        parts = (self.body, self.added, self.mix, self.added_later.values(), self.hidden, self.head)
+        layers: list[Any] = [layer for part in parts for layer in part]
+        for layer in layers:
             if not hasattr(layer, "freeze"):
                 raise ArgumentError(
-                    f"layer {number} of the scale network is wrapped in {type(layer).__name__}, through which it gives "
-                    "no integers: merge what the wrapper adds into the weights before update()"
+                    f"a layer of the scale network is wrapped in {type(layer).__name__}, through which it gives no "
+                    "integers: merge what the wrapper adds into the weights before update()"
                 )
         if all(layer.whole_weight.numel() for layer in layers) and not force:
             return False
@@ -165,7 +229,10 @@ class ScaleNetwork(HeldTables):
                 "model that holds all of its weights"
             )
         # once through, for what sets weights when it is called, as pruning does
-        self(weight.new_zeros(1, self.hyper_channels, 1, 1), Gain(), torch.Size((1, 1)))
+        state = ScaleState(weight.new_zeros(1, self.hyper_channels, 1, 1), Gain(), (1, 1))
+        residuals = [weight.new_zeros(1, channels, 1, 1) for channels in self.order.slices]
+        for step in range(self.order.num_steps):
+            self(step, residuals, state)
         for layer in layers:
             layer.freeze()
         if gains is not None:  # each quality that a file can tell
@@ -180,38 +247,113 @@ class ScaleNetwork(HeldTables):
         levels = top - self.level_bound(top - self.level_bound(levels))
         return self.grid.minimum * torch.exp(levels * self.spacing)
 
-    def _levels(self, x: Tensor, gain: Gain, size: torch.Size, frozen: bool) -> Tensor:
-        """Levels of the table's scales in parts of 2^-level_bits, (batch, M, H, W)."""
-        offset, factor = self._held_gain(gain) if frozen else self._offset_and_factor(gain)
+    def _levels(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
+        """Levels of the table's scales in parts of 2^-level_bits, (batch, m, P)."""
+        features = self._features(step, residuals, state)
+        own = features.flatten(2).index_select(2, self.order.indices(step, state.size, features.device))[..., None]
+        if not own.numel():  # small latents lack the positions of some steps, and convolutions refuse them
+            return own.new_zeros(len(own), self.order.slices[self.order.slice_index(step)], 0)
+        hidden = self._layer(self.hidden[step], own.clamp(0, LARGEST_ACTIVATION), state)
+        levels = self._layer(self.head[step], hidden.clamp(0, LARGEST_ACTIVATION), state)[..., 0]
+        offset, _ = self._gain(state)
+        return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
+
+    def _features(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
+        """What `step` sees, (batch, width, H, W); keeps what is carried in `state`."""
+        order = self.order
+        carried = self._body(state) if state.features is None else state.features
+        while state.taken < step // self._group_size:
+            first = state.taken * self._group_size
+            positions = order.positions(first, state.size, carried.device) if order.passes_outer else None
+            added = self._plus(carried, self.added[state.taken], first, positions, residuals, state)
+            update = self._layer(self.mix[state.taken], added.clamp(0, LARGEST_ACTIVATION), state)
+            carried = (carried + update).clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+            state.taken += 1
+        state.features = carried
+        if step % self._group_size == 0:
+            return carried
+        positions = order.coded_positions(step, state.size, carried.device)
+        return self._plus(carried, self.added_later[str(step)], step, positions, residuals, state)
+
+    def _body(self, state: ScaleState) -> Tensor:
+        """The feature map before the first step."""
+        x = state.symbols
+        if self.exact and not self.training:  # on the CPU where it has to be: Apple's GPUs have no float64
+            x = (x.cpu() if x.device.type == "mps" else x).double()
+        factor = self._gain(state)[1]
         x = x.clamp(-_MOST_SYMBOL, _MOST_SYMBOL) * factor.to(x.device, x.dtype)
         for number, layer in enumerate(self.body):
-            x = self._requantised(layer(x, frozen)).clamp(0, LARGEST_ACTIVATION)
-            if number >= 2:
+            x = self._layer(layer, x, state)
+            if number:
                 x = F.pixel_shuffle(x, 2)
-        if x.shape[2] < size[0] or x.shape[3] < size[1]:
+            if number < len(self.body) - 1:
+                x = x.clamp(0, LARGEST_ACTIVATION)
+        height, width = state.size
+        if x.shape[2] < height or x.shape[3] < width:
             raise ShapeError(
                 f"the scale network makes 4 cells of y of one of z, along each side: {tuple(x.shape[2:])} here, where "
-                f"y has {tuple(size)}; make h_a with a stride of 4"
+                f"y has {(height, width)}; make h_a with a stride of 4"
             )
-        x = x[..., : size[0], : size[1]]
-        return self._requantised(self.head(x, frozen)) + offset.to(x.device, x.dtype)
+        return x[..., :height, :width].clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+
+    def _plus(
+        self,
+        features: Tensor,
+        layer: nn.Module,
+        step: int,
+        positions: Tensor | None,
+        residuals: Sequence[Tensor],
+        state: ScaleState,
+    ) -> Tensor:
+        """Features plus what a layer makes of a slice's residuals, at some positions or at all."""
+        q = residuals[self.order.slice_index(step)].to(features)
+        q = q if positions is None else q.where(positions, 0)
+        return features + self._layer(layer, q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), state)
+
+    def _layer(self, layer: nn.Module, x: Tensor, state: ScaleState) -> Tensor:
+        """A layer's output in the units of its input."""
+        return self._requantised(layer(x, state.frozen and self.exact))
 
     def _requantised(self, sums: Tensor) -> Tensor:
         scaled = sums * 2.0**-WEIGHT_BITS
         return to_whole(scaled) if self.exact else scaled
 
+    def _gain(self, state: ScaleState) -> tuple[Tensor, Tensor]:
+        """What the gain of a latent adds to levels, and what multiplies z's symbols."""
+        units = list(state.gain.units)
+        if state.frozen and self.exact and units:  # the integers that `update` made
+            return self.offsets[units], self.factors[units]
+        return self._offset_and_factor(state.gain)
+
     def _offset_and_factor(self, gain: Gain) -> tuple[Tensor, Tensor]:
-        """What a gain adds to levels, and what multiplies z's symbols, each (batch or 1, channels, 1, 1)."""
+        """The same of any gain, each (batch or 1, channels, 1, 1)."""
         one = float(1 << ACTIVATION_BITS)
         if gain.y is None or gain.z is None:
-            return torch.zeros(1, 1, 1, 1), torch.full((1, 1, 1, 1), one)
+            return torch.zeros(1, self.order.num_channels, 1, 1), torch.full((1, 1, 1, 1), one)
         offset = gain.y.log() / self.spacing * float(1 << self.level_bits)
         factor = (one / gain.z).clamp(1, _MOST_FACTOR)
         return (to_whole(offset), to_whole(factor)) if self.exact else (offset, factor)
 
-    def _held_gain(self, gain: Gain) -> tuple[Tensor, Tensor]:
-        """The same, from the integers that `update` made."""
-        if not gain.units:
-            return self._offset_and_factor(Gain())
-        units = list(gain.units)
-        return self.offsets[units], self.factors[units]
+
+def scale_steps(
+    network: ScaleNetwork, symbols: Tensor, gain: Gain, size: Sequence[int], frozen: bool = False
+) -> Generator[StepScales, Tensor, None]:
+    """Walk a latent in coding order for its scales alone.
+
+    Yields each `StepScales` and takes back, by `send`, the residuals q of the same elements, (batch, m, P). The network
+    is only ever shown what was sent in before.
+
+    Args:
+        network: the scale network.
+        symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+        gain: of the quality.
+        size: height and width of y.
+        frozen: use what `update` made, as coding must.
+    """
+    order, height, width = network.order, *size
+    state = ScaleState(symbols, gain, (height, width), frozen)
+    residuals = [symbols.new_zeros(len(symbols), channels, height * width) for channels in order.slices]
+    for step in range(order.num_steps):
+        k = order.slice_index(step)
+        q = yield network(step, [x.view(*x.shape[:2], height, width) for x in residuals], state)
+        residuals[k] = residuals[k].index_copy(2, order.indices(step, (height, width), q.device), q)

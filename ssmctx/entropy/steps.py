@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,28 +14,10 @@ from ssmctx.context.order import CodingOrder
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
 
-__all__ = ["LatentScales", "Step", "coding_steps", "drive"]
+__all__ = ["Step", "coding_steps", "drive", "in_coding_order"]
 
-
-@dataclass(frozen=True)
-class LatentScales:
-    """The scales of a whole latent, known before its first step; as numbers, or as rows of the coding tables.
-
-    Attributes:
-        scale: (batch, M, H, W), any real number; the standard deviation of the residual in quantisation steps.
-        rows: (batch, M, H, W) int64, the table row of each element, where integers say it; else None.
-    """
-
-    scale: Tensor
-    rows: Tensor | None = None
-
-    def in_coding_order(self, order: CodingOrder) -> Tensor:
-        """Rows, or scales where there are none, of one image, (M * H * W,), as the coder takes the elements."""
-        of_each = (self.scale if self.rows is None else self.rows)[0].flatten(1)
-        size = (self.scale.shape[2], self.scale.shape[3])
-        steps = range(order.num_steps)
-        indices = [order.indices(t, size, of_each.device) for t in steps]
-        return torch.cat([order.select(t, of_each, 0).index_select(1, indices[t]).flatten() for t in steps])
+S = TypeVar("S")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -47,7 +30,7 @@ class Step:
         mean: (batch, m, H, W), for the m channels of the slice.
         scale: (batch, m, H, W), any real number; the standard deviation of the residual in quantisation steps.
         gain: (batch or 1, m, 1, 1), quantisation steps per unit of y; None for 1.
-        ahead: the scales of the whole latent, where they are known before its first step; else None.
+        ahead: the scales of the whole latent, (batch, M, H, W), where a context knows them before its first step.
     """
 
     index: int
@@ -55,7 +38,7 @@ class Step:
     mean: Tensor
     scale: Tensor
     gain: Tensor | None
-    ahead: LatentScales | None = None
+    ahead: Tensor | None = None
 
     @property
     def slice_index(self) -> int:
@@ -94,11 +77,6 @@ class Step:
         """y_hat of residuals q (batch, m, H, W): q / gain + mean."""
         return (q if self.gain is None else q / self.gain) + self.mean
 
-    def coded_with(self) -> Tensor:
-        """Of each element that the step codes, in coding order, its table row where integers say it, else its scale."""
-        rows = None if self.ahead is None else self.ahead.rows
-        return self.gather(self.scale if rows is None else self.order.select(self.index, rows)).flatten()
-
     def gather(self, x: Tensor) -> Tensor:
         """What x (batch, m, H, W) holds at the step's positions, (batch, m, P)."""
         return x.flatten(2).index_select(2, self.indices)
@@ -114,22 +92,26 @@ class Step:
         return f"step {self.index}, channels {min(channels)} to {max(channels)}"
 
 
-def coding_steps(
-    context: ContextModel, side: Tensor, gain: Tensor | None = None, ahead: LatentScales | None = None
-) -> Generator[Step, Tensor, Tensor]:
+def in_coding_order(x: Tensor, order: CodingOrder) -> Tensor:
+    """What x (1, M, H, W) holds of one image, (M * H * W,), as the coder takes the elements."""
+    steps, size = range(order.num_steps), (x.shape[2], x.shape[3])
+    indices = [order.indices(t, size, x.device) for t in steps]
+    return torch.cat([order.select(t, x).flatten(2).index_select(2, indices[t]).flatten() for t in steps])
+
+
+def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None) -> Generator[Step, Tensor, Tensor]:
     """Walk a latent in coding order.
 
     Yields each `Step` and takes back, by `send`, the quantised residuals q of its slice, (batch, m, H, W), of which
     only the step's own positions count.
     Sets y_hat = q / gain + mean there, and after the last step of a slice lets the context refine that slice. The
     context is only ever shown a y_hat that holds what was sent in before, zero elsewhere, so that it cannot look ahead.
-    Where scales are known before the first step, be it from `context.scales`, each step takes its own from there.
+    Where `context.scales` gives all scales before the first step, each step takes its own from there.
 
     Args:
         context: the context model.
         side: side information (batch, 2M, H, W).
         gain: quantisation steps per unit of y, (batch or 1, M, 1, 1); None for 1.
-        ahead: all scales, in quantisation steps, in place of the context's.
 
     Returns:
         The whole y_hat, (batch, M, H, W).
@@ -144,11 +126,12 @@ def coding_steps(
     y_hat = order.join(slices)
     with stage("context"):
         state = context.begin(side)
-        if ahead is None and (scales := context.scales(side, state)) is not None:
-            _check_shape(context, "scales", "tensor", y_hat.shape, scales)
-            ahead = LatentScales(scales if gain is None else scales * gain)
+        ahead = context.scales(side, state)
+        if ahead is not None:
+            _check_shape(context, "scales", "tensor", y_hat.shape, ahead)
+            ahead = ahead if gain is None else ahead * gain
     gains = [None] * len(slices) if gain is None else order.split(gain)
-    scales_ahead = None if ahead is None else order.split(ahead.scale)
+    scales_ahead = None if ahead is None else order.split(ahead)
     for index in range(order.num_steps):
         k = order.slice_index(index)
         with stage("context", index):
@@ -172,15 +155,15 @@ def coding_steps(
     return y_hat
 
 
-def drive(steps: Generator[Step, Tensor, Tensor], quantised: Callable[[Step], Tensor]) -> Tensor:
-    """Run the coding loop to its end; `quantised` gives the residuals q of each step. Returns y_hat."""
+def drive(steps: Generator[S, Tensor, R], quantised: Callable[[S], Tensor]) -> R:
+    """Run a coding loop to its end; `quantised` gives the residuals q of each step. Returns what the loop returns."""
     try:
         step = next(steps)
         while True:
             step = steps.send(quantised(step))
     except StopIteration as end:
-        y_hat: Tensor = end.value
-        return y_hat
+        result: R = end.value
+        return result
 
 
 def _checked(context: ContextModel, step: int, shape: torch.Size, predicted: object) -> tuple[Tensor, Tensor]:

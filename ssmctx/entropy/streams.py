@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.checksums import Checksums, checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.guard import Guard, guard_scales, guarded_rows, host_rows
-from ssmctx.entropy.steps import Step
+from ssmctx.entropy.scale_network import StepScales
+from ssmctx.entropy.steps import Step, drive, in_coding_order
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
 from ssmctx.stages import stage
 
@@ -69,10 +71,20 @@ class LatentWriter:
     def __init__(self, coder: Coder, tables: CodingTables, grid: ScaleGrid, band: float) -> None:
         self._coder, self._tables, self._grid, self._band = coder, tables, grid, band
         self._steps: list[tuple[Step, Tensor, Tensor]] = []
+        self._scales: list[Tensor] = []
 
     def write(self, step: Step, q: Tensor) -> None:
         """Append the residuals q that a step codes; of (1, m, H, W) those at the step's positions."""
-        self._steps.append((step, step.gather(q).flatten(), step.coded_with()))
+        self._steps.append((step, step.gather(q).flatten(), step.gather(step.scale).flatten()))
+
+    def take_scales(self, steps: Generator[StepScales, Tensor, None]) -> None:
+        """Code with the scales or rows of a scale network, in place of those of the steps that were written."""
+
+        def written(scales: StepScales) -> Tensor:
+            self._scales.append(scales.coded_with())
+            return self._steps[scales.index][1].view_as(scales.scale)
+
+        drive(steps, written)
 
     def finish(self, z_checksum: int) -> tuple[bytes, bytes, bytes]:
         """The sections of y, checksums and guard; where integers say the rows, no guard, and one checksum for all.
@@ -82,7 +94,7 @@ class LatentWriter:
             ArgumentError: a symbol is beyond 16 bits.
         """
         _, values, scales = zip(*self._steps, strict=True)
-        scale, value = torch.cat(scales), torch.cat(values)
+        scale, value = torch.cat(self._scales or scales), torch.cat(values)
         if not bool(scale.isfinite().all() & value.isfinite().all()):
             raise _not_finite(self._steps)
         symbols = to_symbols(value)
@@ -129,8 +141,24 @@ class LatentReader:
         self._decoder = coder.decoder(stream)
         self._tables, self._grid, self._guard = tables, grid, guard
         self._expected = () if checksums is None else checksums.steps
-        self._read: list[NDArray[np.int16]] = []  # all of y in one where scales are known ahead
+        self._read: list[NDArray[np.int16]] = []
+        self._pending: NDArray[np.int16] = np.empty(0, np.int16)  # read, but not handed out yet
         self._count, self._exact = 0, False
+
+    def read_all(self, steps: Generator[StepScales, Tensor, None]) -> None:
+        """Decode all steps with the scales or rows of a scale network; `read` then hands them out.
+
+        Raises:
+            DecodeMismatchError: the symbols are not those that were encoded.
+        """
+
+        def decoded(scales: StepScales) -> Tensor:
+            symbols = self._decode(scales.coded_with(), scales.index, f"y at step {scales.index}")
+            return torch.from_numpy(symbols).to(scales.scale).view_as(scales.scale)
+
+        drive(steps, decoded)
+        self._check_all()  # before the context runs for nothing
+        self._pending = np.concatenate(self._read)
 
     def read(self, step: Step) -> Tensor:
         """The residuals q of a step, (1, m, H, W); zero outside its positions.
@@ -138,21 +166,20 @@ class LatentReader:
         Raises:
             DecodeMismatchError: the symbols are not those that were encoded.
         """
-        count = step.mean.shape[1] * len(step.indices)
-        if step.ahead is None:
-            symbols = self._decode(step.coded_with(), step.index, step.name())
-            self._read.append(symbols)
-        else:
-            if not self._read:
-                self._read = [self._decode(step.ahead.in_coding_order(self._order), None, "y")]
-                self._check_all()  # before the network runs for nothing
-            symbols = self._read[0][self._count : self._count + count]
-        self._count += count
+        m = step.mean.shape[1]
+        count = m * len(step.indices)
+        if count and not len(self._pending):
+            if step.ahead is None:
+                self._pending = self._decode(step.gather(step.scale).flatten(), step.index, step.name())
+            else:
+                self._pending = self._decode(in_coding_order(step.ahead, self._order), None, "y")
+                self._check_all()
+        symbols, self._pending = self._pending[:count], self._pending[count:]
         if len(self._expected) > 1 and checksum(symbols) != self._expected[step.index]:
             raise _mismatch(step.name(), self._exact)
         with stage("transfer", step.index):
             q = torch.from_numpy(symbols).to(step.mean.device).to(step.mean.dtype)
-        return step.scatter(q.view(1, step.mean.shape[1], -1))
+        return step.scatter(q.view(1, m, -1))
 
     def finish(self) -> None:
         """Check what is checked for all steps at once, and that the stream holds nothing else.
@@ -177,9 +204,12 @@ class LatentReader:
             )
         try:
             with stage("coder", index):
-                return self._decoder.decode(rows, self._tables)
+                symbols = self._decoder.decode(rows, self._tables)
         except CorruptStreamError as error:
             raise _mismatch(where, self._exact) from error
+        self._read.append(symbols)
+        self._count += len(symbols)
+        return symbols
 
 
 def _not_finite(steps: list[tuple[Step, Tensor, Tensor]]) -> NonFiniteError:
