@@ -36,7 +36,8 @@ _MOST_WEIGHT = (1 << 31) - 1
 
 def to_whole(x: Tensor) -> Tensor:
     """The nearest whole numbers, halves up, with the gradient of x."""
-    return x + (torch.floor(x + 0.5) - x).detach()
+    nearest = (x.detach() + 0.5).floor_()
+    return x + (nearest - x.detach()) if x.requires_grad else nearest
 
 
 class IntegerConv2d(HeldTables):
