@@ -74,6 +74,7 @@ class CarriedStateContext(ContextModel):
 
     $$ \psi_0 = \mathrm{Mix}(\mathrm{init}(\mathrm{side})), \quad
     \psi_{k+1} = \mathrm{Mix}_k(\psi_k + \mathrm{Conv}_k([\hat y_k / s,\; 1_k])) $$
+
     $$ (\mu, \log\sigma)_t = \mathrm{side} + \mathrm{head}_t(\phi_t), \quad
     \phi_t = \psi_k \;\text{or, in a later pass,}\;
     \phi_t = u + \mathrm{MLP}_t(u), \; u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; 1_{<t}]) $$
