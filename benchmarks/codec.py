@@ -40,7 +40,7 @@ from ssmctx.memory import peak_memory
 from ssmctx.stages import StagePeaks, StageTimes, observe
 
 LOG_SCALES = (-1.5, 1.0)
-"""Mean and spread of the logarithm of the scales: 0.6 bits a symbol."""
+"""Mean and spread of the logarithm of the scales: 0.6 bits per symbol."""
 
 
 def make(layout: str, preset: str) -> ImageCodec:
@@ -134,7 +134,7 @@ def measure_model(model: ImageCodec, pixels: Tensor, rounds: int, device: str) -
     """Check the round trip, then measure encoding and decoding."""
     x = to_float(pixels).to(device)
     coded = model.compress(x)
-    # latents, not pixels: these are rounded to whole numbers, which would hide a drift
+    # latents, not pixels: these are rounded to integers, which would hide a drift
     if not torch.equal(model.latent_codec.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"]):
         raise SystemExit("not timed: the codec does not decode to the encoder's own latent")
     data = model.encode(pixels)

@@ -156,7 +156,7 @@ def check(good: bool, message: str) -> None:
 
 def show(title: str, result: dict[str, object]) -> None:
     """Print one comparison as a table."""
-    print(f"\n{title}: {result['bits_per_symbol']:.2f} bits a symbol")
+    print(f"\n{title}: {result['bits_per_symbol']:.2f} bits per symbol")
     print(f"{'':26}{'encode ns':>10}{'times':>8}{'decode ns':>11}{'times':>8}")
     for row in result["rows"]:
         print(

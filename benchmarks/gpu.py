@@ -1,4 +1,4 @@
-"""What a GPU does with this library, in one run that ends by itself: is it right, how fast, and do files cross?
+"""What a GPU does with this library, in one run with a time limit: is it right, how fast, and do files cross?
 
     python benchmarks/gpu.py --minutes 8 --out runs/gpu --images kodak/ --data photographs/
     python benchmarks/gpu.py --out runs/dry --dry-run         # tiny sizes on the CPU, Triton's interpreter

@@ -5,7 +5,7 @@
     python benchmarks/scan.py --json benchmarks/results/scan.json
 
 Every contender must first agree with the float64 reference, outputs and gradients; one that does not is not timed.
-Peers: the loop of mamba_ssm's `selective_scan_ref` in torch, as it stands and with a kinder memory layout, mambapy's
+Peers: the loop of mamba_ssm's `selective_scan_ref` in torch, as it stands and with a better memory layout, mambapy's
 parallel scan (pip install mambapy), and on a GPU mamba_ssm's CUDA kernel.
 """
 

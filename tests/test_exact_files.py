@@ -249,7 +249,7 @@ def test_the_law_says_how_much_drift_a_codec_bears():
 
 
 class InFloat32(ScaleNetwork):
-    """Planted fault: whole numbers, but in float32, which rounds sums beyond 2^24."""
+    """Planted fault: integers, but in float32, which rounds sums beyond 2^24."""
 
     def _levels(self, x, gain, size, frozen):
         return super()._levels(x.float(), gain, size, frozen)

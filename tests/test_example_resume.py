@@ -99,7 +99,7 @@ def test_the_program_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
     assert main([str(a) for a in ["train", *flags]]) == 128 + signal.SIGTERM
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("mambaic: stopped by SIGTERM after step 2 of 9; ")
-    assert line.endswith("t.pt is whole, go on with --resume")
+    assert line.endswith("t.pt is complete, continue with --resume")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 

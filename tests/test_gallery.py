@@ -172,7 +172,7 @@ FAULTS = [
         codecs.LoopsUntilAMark,
         partial(corruption, corruptions=[Corruption("cut", 1, 9)], seconds=1.0),
         "corruption",
-        "no end within 1 s",
+        "did not finish within 1 s",
     ),
     codec_fault(codecs.DiesOfDamage, corruption, "corruption", "the process was killed by SIGABRT"),
     Fault(

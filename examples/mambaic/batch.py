@@ -97,4 +97,4 @@ def each(
         else:
             yield target, result
     if failed:
-        raise DataError(f"{failed} of {len(pairs)} files could not be used; the reasons stand above")
+        raise DataError(f"{failed} of {len(pairs)} files could not be used; the reasons are above")

@@ -85,7 +85,7 @@ def read_curve(source: str | Path) -> Curve:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CurveError(f"{path} is no JSON ({error}): give a file that `eval --json` or CompressAI wrote") from None
+        raise CurveError(f"{path} is not JSON ({error}): give a file that `eval --json` or CompressAI wrote") from None
     if not isinstance(content, dict):
         raise CurveError(f"{path} holds a {type(content).__name__}, not results in CompressAI's layout")
     results = content.get("results", content)

@@ -154,7 +154,7 @@ def search(at: Callable[[float], Coded], wish: Wish, ends: tuple[float, float]) 
     if best is None:
         shown, wish_for = (f"{coded.bpp:.3f} bpp", "more") if kind == "bpp" else (f"{reached:.2f} dB", "less")
         raise ArgumentError(
-            f"this checkpoint does not code this image so; the nearest is {shown}: ask for {wish_for}, raise --effort, "
-            "or take another checkpoint"
+            f"this checkpoint cannot reach that for this image; the nearest is {shown}: ask for {wish_for}, "
+            "raise --effort, or take another checkpoint"
         )
     return best

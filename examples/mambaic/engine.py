@@ -78,7 +78,7 @@ class Engine:
         self.accelerator = accelerator = _accelerator(plan)
         if plan.batch_size % accelerator.num_processes:
             raise ArgumentError(
-                f"a batch of {plan.batch_size} cannot be shared out evenly among {accelerator.num_processes} "
+                f"a batch of {plan.batch_size} cannot be divided evenly among {accelerator.num_processes} "
                 f"processes: choose --batch-size, the crops in a step of all of them together, as a multiple"
             )
         share, rank = plan.batch_size // accelerator.num_processes, accelerator.process_index

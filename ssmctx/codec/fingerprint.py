@@ -1,4 +1,4 @@
-"""Short hashes of a codec, so that a file knows who can decode it."""
+"""Short hashes of a codec, by which a file tells which codecs can decode it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 class _Known(NamedTuple):
-    """A fingerprint, and what tells whether it still holds."""
+    """A fingerprint, and the key that tells whether it is still valid."""
 
     key: tuple[Any, ...]
     fingerprint: bytes

@@ -24,7 +24,7 @@ _ROUNDING = 1e-9
 def build_tables(
     name: str, half_mass: HalfMass, scales: Sequence[float], escaped: float, quantise: Quantise
 ) -> CodingTables:
-    """Tables of a symmetric law: row i codes whole numbers of standard deviation `scales[i]`.
+    """Tables of a symmetric law: row i codes integers of standard deviation `scales[i]`.
 
     Args:
         name: of the law, for messages.

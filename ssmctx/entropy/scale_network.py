@@ -1,4 +1,4 @@
-"""Scales of y from z's symbols by whole numbers: the same table rows on every machine, by proof."""
+"""Scales of y from z's symbols by integers: the same table rows on every machine, by proof."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _LEAST_WIDTH = 96
 
 
 class ScaleNetwork(HeldTables):
-    r"""A small network of whole numbers, from z's symbols to the table row of every element of y.
+    r"""A small network of integers, from z's symbols to the table row of every element of y.
 
     $$ X_{k+1} = \min(\mathrm{ReLU}(\lfloor 2^{-14} (W_k * X_k + B_k) \rceil), 2^{20} - 1), \quad
     \mathrm{row} = \lfloor 2^{-f} (\lfloor 2^{-14} (W_n * X_n + B_n) \rceil + o) \rceil $$
 
     Two 3x3 convolutions on z's grid, two that double both sides, and a 1x1 convolution on y's. The last one gives
     levels: tabled scales are log-spaced, and it counts them in parts of $2^{-f}$. So a row is read off by a shift, and
-    a gain of quality is an offset o. In evaluation all of it runs in float64 on whole numbers, which is exact whatever
+    a gain of quality is an offset o. In evaluation all of it runs in float64 on integers, which is exact whatever
     the device and the order of summation (`ssmctx.entropy.integer_conv` has the proof), and needs no guard. In training
     the same network runs in the precision of its weights, with gradients straight through the rounding, and gives
     scales between the tabled ones.
@@ -104,7 +104,7 @@ class ScaleNetwork(HeldTables):
         """Scales of the whole latent.
 
         Args:
-            symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+            symbols: of z, (batch, hyper_channels, h, w), integers.
             gain: of the quality.
             size: height and width of y.
             frozen: use what `update` made, as coding must, not the weights of now.
@@ -137,7 +137,7 @@ class ScaleNetwork(HeldTables):
 
         Args:
             gains: of the model's qualities.
-            force: anew where they are made.
+            force: make them again if they exist.
 
         Returns:
             Whether anything was made.
