@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_preset_or_variant_is_not_resumed(photos, tmp_pa
         train(replace(plan, variant="mambavc", resume=True))
     with pytest.raises(CheckpointError, match="the checkpoint holds a 'tiny' model, not 'small': change --preset"):
         train(replace(plan, preset="small", start=plan.out, out=tmp_path / "other.pt"))
-    with pytest.raises(CheckpointError, match="is no checkpoint of this example"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this example"):
         load_model(training_path(plan.out))
 
 

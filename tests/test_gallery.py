@@ -166,7 +166,7 @@ FAULTS = [
         codecs.AllocatesWhatTheStreamSays,
         partial(corruption, corruptions=[Corruption("flip", 0, 31)]),
         "corruption",
-        "asked for more memory than it may have",
+        "exceeded its memory limit",
     ),
     codec_fault(
         codecs.LoopsUntilAMark,

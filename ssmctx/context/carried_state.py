@@ -89,7 +89,7 @@ class CarriedStateContext(ContextModel):
         M: channels of the latent.
         num_slices: slices of growing widths, each coded as a checkerboard; default 5.
         dim: channels of the feature map.
-        order: any coding order of M channels, in place of num_slices.
+        order: any coding order of M channels, instead of num_slices.
         spread: root mean square of each channel of y, (M,), where it is known: s begins there, and without an order the
             channels are coded from the widest to the narrowest. A checkpoint needs the same order again.
 
@@ -221,7 +221,7 @@ def _order(M: int, num_slices: int | None, order: CodingOrder | None, spreads: l
         slices = growing_slices(M, min(_SLICES, M) if num_slices is None else num_slices)
         return CodingOrder.checkerboard(slices, permutation=sorted(range(M), key=lambda channel: -spreads[channel]))
     if num_slices is not None:
-        raise ArgumentError("CarriedStateContext: order takes the place of num_slices; give it alone")
+        raise ArgumentError("CarriedStateContext: order replaces num_slices: give only order")
     if order.num_channels != M:
         raise ArgumentError(f"CarriedStateContext: the order must have M={M} channels, got {order.num_channels}")
     return order
