@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--train", type=_pair, metavar="BATCHxCROP", help="also time a training step")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds; medians are shown")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="also write the figures here; other entries there stay")
+    parser.add_argument("--json", type=Path, help="also write the results here; other entries there stay")
     options = parser.parse_args()
     about = machine()
     print(json.dumps(about))

@@ -200,8 +200,8 @@ def print_table(outcomes: list[dict[str, Any]], totals: dict[str, int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outcomes", type=Path, help="file that outcomes are appended to, one a line of JSON")
-    parser.add_argument("--most", type=int, default=20, help="mutants a file, spread evenly; 0 for all (default 20)")
+    parser.add_argument("outcomes", type=Path, help="file to append outcomes to, one JSON line each")
+    parser.add_argument("--most", type=int, default=20, help="mutants per file, spread evenly; 0 for all (default 20)")
     parser.add_argument("--files", nargs="+", default=list(TESTS), choices=list(TESTS), help="only these")
     options = parser.parse_args()
     done: dict[tuple[str, str], dict[str, Any]] = {}

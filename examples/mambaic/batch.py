@@ -1,4 +1,4 @@
-"""Many files at a time: what comes of each, and the errors of some at the end."""
+"""Many files at a time: the result of each, and the errors listed at the end."""
 
 from __future__ import annotations
 

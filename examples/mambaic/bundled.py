@@ -1,4 +1,4 @@
-"""The checkpoints that come with this package."""
+"""The bundled checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints: `x.pt`, a model to code with, and `x.train.pt` beside it, all that training needs to go on."""
+"""Checkpoints: `x.pt`, a model to code with, and `x.train.pt` next to it, the state to resume training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint file. Runs no code from it.
 
     Raises:
-        CheckpointError: no such file, or none of ours.
+        CheckpointError: no such file, or not a checkpoint of this example.
     """
     return _read(path, FORMAT)
 

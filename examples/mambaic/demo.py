@@ -1,4 +1,4 @@
-"""The demonstration: code a photograph with the bundled checkpoint, decode it, compare with what is in use."""
+"""The demonstration: code a photograph with the bundled checkpoint, decode it, compare with other formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DETAIL = slice(40, 200), slice(150, 310)
 
 
 def photographs() -> dict[str, Tensor]:
-    """The colour photographs that scikit-image carries, as uint8 (3, H, W)."""
+    """The colour photographs in scikit-image, as uint8 (3, H, W)."""
     images = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
     images["motorcycle"] = skimage.data.stereo_motorcycle()[0]
     return {name: torch.from_numpy(array.copy()).permute(2, 0, 1) for name, array in images.items()}

@@ -161,7 +161,7 @@ class Engine:
         return model
 
     def state(self) -> dict[str, Any]:
-        """All that `load` needs to go on exactly."""
+        """The state that `load` resumes from exactly."""
         scaler = self.accelerator.scaler
         return {
             "model": self.model.state_dict(),
@@ -178,7 +178,7 @@ class Engine:
             self.average.module.load_state_dict(self.model.state_dict())
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, of the same preset and variant."""
+        """Resume from a `state`, of the same preset and variant."""
         self.model.load_state_dict(state["model"])
         self.net.load_state_dict(state["net"])
         self.aux.load_state_dict(state["aux"])

@@ -1,4 +1,4 @@
-"""`demo`: the whole story on one photograph."""
+"""`demo`: encode, decode and compare one photograph."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A integer of at least 1."""
+    """An integer of at least 1."""
     return _at_least(1, text)
 
 
 def whole(text: str) -> int:
-    """A integer of at least 0."""
+    """An integer of at least 0."""
     return _at_least(0, text)
 
 
@@ -55,7 +55,7 @@ def quality(text: str) -> float:
 
 
 def effort(text: str) -> int:
-    """A integer from 0 to 9."""
+    """An integer from 0 to 9."""
     value = int(text)
     if not 0 <= value <= 9:
         raise argparse.ArgumentTypeError(f"must be an integer from 0 to 9, got {text}")
