@@ -361,7 +361,7 @@ def test_masses_that_are_none_raise(fault, message):
     ("fault", "message"),
     [
         ("ends early", "tables raised ArgumentError: the masses"),
-        ("other law", "(?s)bits per symbol, the likelihoods say .* different laws"),
+        ("other law", "(?s)bits per symbol, the likelihoods say .* different distributions"),
         ("other scale", r"standard deviation at scale 3.0 is 4.24"),
         ("branch", "overflows although it is not taken"),
         ("no gradient", "differentiating the likelihood raised|gradient for the scale"),

@@ -134,5 +134,5 @@ def _check_tables(distribution: Distribution) -> None:
             raise LawBroken(
                 _LAW,
                 f"row {row}, scale {scale:.3g}, takes {bits:.4f} bits per symbol, the likelihoods say {entropy:.4f}",
-                "survival and half_mass are of different laws",
+                "survival and half_mass are of different distributions",
             )
