@@ -31,7 +31,7 @@ pages: .venv/.ready
 	$(BIN)/python tools/reference.py
 	$(BIN)/python benchmarks/tables.py
 
-# wheel and sdist into dist/, and whether the wheel works by itself
+# wheel and sdist into dist/, and whether the wheel works alone
 package: .venv/.ready
 	$(BIN)/python tools/check_package.py
 

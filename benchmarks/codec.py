@@ -40,7 +40,7 @@ from ssmctx.memory import peak_memory
 from ssmctx.stages import StagePeaks, StageTimes, observe
 
 LOG_SCALES = (-1.5, 1.0)
-"""Mean and spread of the logarithm of the scales: 0.6 bits a symbol."""
+"""Mean and spread of the logarithm of the scales: 0.6 bits per symbol."""
 
 
 def make(layout: str, preset: str) -> ImageCodec:
@@ -134,7 +134,7 @@ def measure_model(model: ImageCodec, pixels: Tensor, rounds: int, device: str) -
     """Check the round trip, then measure encoding and decoding."""
     x = to_float(pixels).to(device)
     coded = model.compress(x)
-    # latents, not pixels: these are rounded to whole numbers, which would hide a drift
+    # latents, not pixels: these are rounded to integers, which would hide a drift
     if not torch.equal(model.latent_codec.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"]):
         raise SystemExit("not timed: the codec does not decode to the encoder's own latent")
     data = model.encode(pixels)
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--train", type=_pair, metavar="BATCHxCROP", help="also time a training step")
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds; medians are shown")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, help="also write the figures here; other entries there stay")
+    parser.add_argument("--json", type=Path, help="also write the results here; other entries there stay")
     options = parser.parse_args()
     about = machine()
     print(json.dumps(about))

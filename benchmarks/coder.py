@@ -156,7 +156,7 @@ def check(good: bool, message: str) -> None:
 
 def show(title: str, result: dict[str, object]) -> None:
     """Print one comparison as a table."""
-    print(f"\n{title}: {result['bits_per_symbol']:.2f} bits a symbol")
+    print(f"\n{title}: {result['bits_per_symbol']:.2f} bits per symbol")
     print(f"{'':26}{'encode ns':>10}{'times':>8}{'decode ns':>11}{'times':>8}")
     for row in result["rows"]:
         print(
@@ -169,7 +169,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds; medians are shown")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):

@@ -4,12 +4,12 @@
     python benchmarks/contexts.py --contexts channel-spatial carried-state --seeds 0 1 2 --steps 10000
     python benchmarks/contexts.py --contexts mine --plugin my_package.contexts
 
-The latents of one encoder are computed once, rounded to whole numbers and kept. Every context codes these numbers, so
+The latents of one encoder are computed once, rounded to integers and kept. Every context codes these numbers, so
 all reconstruct the same images and only bits differ; the codec's own symbols, round(y - mean), would not be comparable.
 The coder takes a mean of 1/32 steps into its tables. Hyperprior, batches and learning rate are the same for all.
 
 A run is a file in --out. A second process may work in the same folder: it passes over what the first one trains.
-Interrupted, the command goes on where it was. "law" in the table is the distribution that y is coded with; "decode" is
+An interrupted command continues when run again. "law" in the table is the distribution of y; "decode" is
 `MambaICEntropyModel.decompress` with these weights, coder included. --minutes is CPU time of the process, so that
 contexts can be compared at equal time, too.
 """
@@ -49,17 +49,17 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("runs/contexts"), help="folder of latents and runs (default %(default)s)")
     add("--codec", default=str(CHECKPOINT), help="checkpoint.pt or module:function with a g_a (default: the bundled)")
     add("--train", type=Path, default=ROOT.parent / "shared/data/train", help="images to train on")
-    add("--test", type=Path, default=ROOT.parent / "shared/data/kodak", help="images to be rated by")
+    add("--test", type=Path, default=ROOT.parent / "shared/data/kodak", help="images to evaluate on")
     add("--contexts", nargs="+", help='names with keywords, as in "carried-state:scales=integer" (default: all)')
     add("--distributions", nargs="+", default=["laplace"], help="what y is coded with (default %(default)s)")
     add("--seeds", nargs="+", type=int, default=[0], help="of weights and batches (default %(default)s)")
     add("--steps", type=int, default=3000, help="training steps of each run (default %(default)s)")
-    add("--minutes", type=float, help="CPU minutes of each run, in place of --steps")
-    add("--batch", type=int, default=4, help="crops a step (default %(default)s)")
+    add("--minutes", type=float, help="CPU minutes of each run, instead of --steps")
+    add("--batch", type=int, default=4, help="crops per step (default %(default)s)")
     add("--crop", type=int, default=16, help="side of the crops in latent positions (default %(default)s)")
     add("--rate", type=float, default=1e-3, help="highest learning rate (default %(default)s)")
     add("--plugin", action="append", default=[], help="module to import first, which registers contexts")
-    add("--time", action="store_true", help="time all trained contexts in turns; leave the machine alone meanwhile")
+    add("--time", action="store_true", help="time all trained contexts in turns; do not use the machine meanwhile")
     add("--rounds", type=int, default=15, help="of --time (default %(default)s)")
     add("--json", type=Path, help="write the table there, too")
     add("--plot", type=Path, help="write a plot of bits against decoding time there")
@@ -123,7 +123,7 @@ def main() -> None:
         for context in contexts
     ]
     for plan in plans:
-        make_model(plan, latents)  # what is misspelt is said before hours of training
+        make_model(plan, latents)  # a misspelt name fails here, not after hours of training
     for plan in plans:
         run(plan, latents, args.out)
     if args.time:
@@ -144,4 +144,4 @@ if __name__ == "__main__":
     except SsmctxError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where this one was")
+        sys.exit("interrupted; run the same command to continue")

@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("images", type=Path, help="a folder")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
     images, model = find_images(options.images), load_model(options.checkpoint)
     report: dict[str, object] = {"machine": machine(), "pictures": len(images), "guard_band": DEFAULT_BAND}

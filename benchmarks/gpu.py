@@ -1,4 +1,4 @@
-"""What a GPU does with this library, in one run that ends by itself: is it right, how fast, and do files cross?
+"""What a GPU does with this library, in one run with a time limit: is it right, how fast, and do files cross?
 
     python benchmarks/gpu.py --minutes 8 --out runs/gpu --images kodak/ --data photographs/
     python benchmarks/gpu.py --out runs/dry --dry-run         # tiny sizes on the CPU, Triton's interpreter
@@ -44,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parse.add_argument
-    add("--minutes", type=float, default=8.0, help="ends after this long (default %(default)s)")
+    add("--minutes", type=float, default=8.0, help="time limit (default %(default)s)")
     add("--out", type=Path, required=True, help="folder of the results")
     add("--images", type=Path, help="photographs whose files cross devices (default: noise)")
     add("--data", type=Path, help="images to train on at the end; without them nothing is trained")
-    add("--flags", help='of that training, say "--precision bf16 --lr 2e-3" (default: a cosine from 1e-3)')
+    add("--flags", help='of that training, such as "--precision bf16 --lr 2e-3" (default: a cosine from 1e-3)')
     add("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="only these, in the order above")
-    add("--dry-run", action="store_true", help="all parts at tiny sizes on the CPU: is the program in order?")
+    add("--dry-run", action="store_true", help="all parts at tiny sizes on the CPU: to test the program")
     return parse
 
 

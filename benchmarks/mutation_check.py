@@ -4,7 +4,7 @@
     python benchmarks/mutation_check.py mutants.jsonl --most 20     # from the root of the project; --most 0 for all
 
 Cosmic Ray makes the mutants. Its own runner would start a Python with torch for each of them; here a process that has
-the slow imports behind it forks a child for each, which reads the mutated source in place of the file and runs the
+the slow imports behind it forks a child for each, which reads the mutated source instead of the file and runs the
 tests of that file until the first failure. A child has a limit of processor time, so that an endless loop is noticed
 and a machine that is busy with other things is not. Outcomes are appended to the file named, one a line; what stands
 there already is not run again. For maintainers; takes from half an hour to many hours, and is no part of CI.
@@ -200,8 +200,8 @@ def print_table(outcomes: list[dict[str, Any]], totals: dict[str, int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("outcomes", type=Path, help="file that outcomes are appended to, one a line of JSON")
-    parser.add_argument("--most", type=int, default=20, help="mutants a file, spread evenly; 0 for all (default 20)")
+    parser.add_argument("outcomes", type=Path, help="file to append outcomes to, one JSON line each")
+    parser.add_argument("--most", type=int, default=20, help="mutants per file, spread evenly; 0 for all (default 20)")
     parser.add_argument("--files", nargs="+", default=list(TESTS), choices=list(TESTS), help="only these")
     options = parser.parse_args()
     done: dict[tuple[str, str], dict[str, Any]] = {}

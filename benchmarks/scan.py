@@ -5,7 +5,7 @@
     python benchmarks/scan.py --json benchmarks/results/scan.json
 
 Every contender must first agree with the float64 reference, outputs and gradients; one that does not is not timed.
-Peers: the loop of mamba_ssm's `selective_scan_ref` in torch, as it stands and with a kinder memory layout, mambapy's
+Peers: the loop of mamba_ssm's `selective_scan_ref` in torch, as it stands and with a better memory layout, mambapy's
 parallel scan (pip install mambapy), and on a GPU mamba_ssm's CUDA kernel.
 """
 
@@ -238,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds; medians are shown")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
     report: dict[str, object] = {"machine": machine(), "device": options.device}
     print(json.dumps(report["machine"]))

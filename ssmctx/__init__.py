@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ssmctx.entropy.model import MambaICEntropyModel
     from ssmctx.layers import VSSBlock, WindowLocalAttention
     from ssmctx.profile import profile
-    from ssmctx.scan import backends
+    from ssmctx.scan import backends, selective_scan
 
 __version__ = "0.1.0"
 
@@ -30,6 +30,7 @@ __all__ = [
     "backends",
     "load",
     "profile",
+    "selective_scan",
 ]
 
 # imported when first used, so that `import ssmctx` costs little more than `import torch`
@@ -45,6 +46,7 @@ _HOMES = {
     "backends": "ssmctx.scan",
     "load": "ssmctx.codec",
     "profile": "ssmctx.profile",
+    "selective_scan": "ssmctx.scan",
 }
 
 _registry.scan_backends.register("reference", "ssmctx.scan.reference:backend")

@@ -24,7 +24,7 @@ class SsmctxError(Exception):
 
 
 class ArgumentError(SsmctxError, ValueError):
-    """An argument has a value that the callee cannot work with."""
+    """An argument has an invalid value."""
 
 
 class ShapeError(ArgumentError):
@@ -44,7 +44,7 @@ class UnknownNameError(SsmctxError, LookupError):
 
 
 class BackendUnavailableError(SsmctxError, RuntimeError):
-    """A scan backend or a coder was asked for by name and cannot run here."""
+    """A scan backend or a coder that was requested by name cannot run here."""
 
 
 class CheckpointError(SsmctxError, ValueError):
@@ -60,7 +60,7 @@ class StreamError(SsmctxError, ValueError):
 
 
 class CorruptStreamError(StreamError):
-    """A stream or file is truncated, damaged or not ours."""
+    """A stream or file is truncated, damaged or of another format."""
 
 
 class DecodeMismatchError(StreamError):
@@ -68,4 +68,4 @@ class DecodeMismatchError(StreamError):
 
 
 class ModelMismatchError(StreamError):
-    """A file was written by another model than the one that reads it."""
+    """A file was written with another model than the one that reads it."""

@@ -13,7 +13,7 @@ __all__ = ["write_whole"]
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Write a file completely or not at all: to a temporary file beside it, then by renaming.
+    """Write a file completely or not at all: to a temporary file next to it, then by renaming.
 
     A link is followed and stays. An existing file keeps its mode and owner; a new one gets those of any new file. What
     is no regular file (a terminal, `/dev/null`, `/dev/stdout`, a FIFO) is written into. So is a file with several hard

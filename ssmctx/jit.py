@@ -69,5 +69,5 @@ def _say_no_cache() -> None:
     """Say so once a process."""
     logging.getLogger("ssmctx").warning(
         "numba can write neither to ssmctx's folder nor to the user's cache folder, so that every process compiles its "
-        "kernels anew: set NUMBA_CACHE_DIR to a folder that can be written"
+        "kernels again: set NUMBA_CACHE_DIR to a folder that can be written"
     )

@@ -1,7 +1,7 @@
-"""Stages of coding, told to whoever observes: the one way to measure what happens inside a codec.
+"""Stages of coding, reported to observers: for measurements inside a codec.
 
 The coding loop and `ImageCodec` name what they do: "g_a", "h_a", "entropy_bottleneck", "h_s", "scale_network",
-"context", "coder", "transfer", "guard", "g_s". Stages nest. Nothing is told, and nothing costs, where nobody observes.
+"context", "coder", "transfer", "guard", "g_s". Stages nest. Without an observer they cost nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Observer", "StagePeaks", "StageTimes", "observe", "stage"]
 
 
 class Observer(Protocol):
-    """Is told when a stage begins and when it ends."""
+    """Called when a stage begins and when it ends."""
 
     def begin(self, stage: str, index: int | None) -> None:
         """A stage begins; `index` is the coding step, where the stage belongs to one."""
@@ -133,10 +133,10 @@ _observers: ContextVar[tuple[Observer, ...]] = ContextVar("ssmctx_observers", de
 
 @contextmanager
 def observe(observer: Observer) -> Iterator[None]:
-    """Tell an observer of all stages of this thread inside a `with` block.
+    """Report all stages of this thread inside a `with` block to an observer.
 
     Args:
-        observer: is told.
+        observer: called at the begin and end of stages.
 
     Examples:
         >>> import torch
@@ -161,7 +161,7 @@ def observe(observer: Observer) -> Iterator[None]:
 
 
 def stage(name: str, index: int | None = None) -> AbstractContextManager[None]:
-    """Name what a `with` block does.
+    """Name the stage of a `with` block.
 
     Args:
         name: of the stage.

@@ -187,14 +187,14 @@ def sizes(content: str) -> dict:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no encoder of ours writes"),
+        ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no ssmctx encoder writes"),
         ({"width": 0}, "0 x 512 pixels"),
         ({"width": 2**15, "height": 2**15 + 1}, "32768 x 32769 pixels"),
-        ({"y": 2**32}, r"the header promises 42949673\d\d bytes or more, the file has 65: cut off or damaged"),
-        ({"sums": 10}, "the header promises 62 bytes or more, the file has 61"),
+        ({"y": 2**32}, r"the header requires 42949673\d\d bytes or more, the file has 65: truncated or damaged"),
+        ({"sums": 10}, "the header requires 62 bytes or more, the file has 61"),
         ({"flags": 32}, "the file's flags are not those of this version"),
-        ({"fields": put_varint(2**35 - 1)}, "the data ends within the backend: it was cut"),
-        ({"flags": 2, "fields": put_varint(2**35 - 1)}, "the data ends within the sizes: it was cut"),
+        ({"fields": put_varint(2**35 - 1)}, "the data ends within the backend: it was truncated"),
+        ({"flags": 2, "fields": put_varint(2**35 - 1)}, "the data ends within the sizes: it was truncated"),
         ({"flags": 8, "fields": put_varint(2**35 - 1)}, "the header says 34359738367 sections: damaged"),
         ({"flags": 8, "fields": put_varint(0)}, "the header says 0 sections: damaged"),
         ({"flags": 8, "fields": put_varint(65)}, "the header says 65 sections: damaged"),
@@ -221,15 +221,15 @@ def hostile_old(**changes) -> bytes:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no encoder of ours writes"),
+        ({"width": 2**31, "height": 2**31}, "2147483648 x 2147483648 pixels, which no ssmctx encoder writes"),
         ({"width": 2**15, "height": 2**15 + 1}, "32768 x 32769 pixels"),
         ({"width": 0}, "cells for 512 x 0 pixels"),
         ({"y0": 513}, r"latents of \(\(513, 48\)"),
         ({"z1": 769}, r"latents of .*\(8, 769\)"),
         ({"y0": 2**31}, r"latents of \(\(2147483648, 48\), \(8, 12\)\) cells for 512 x 768 pixels"),
         ({"z1": 0}, r"latents of .*\(8, 0\)"),
-        ({"y": 2**32}, r"the header promises 429496\d+ bytes, the file has 7\d: cut off or damaged"),
-        ({"guard": 17}, "the header promises 73 bytes, the file has 74"),
+        ({"y": 2**32}, r"the header requires 429496\d+ bytes, the file has 7\d: truncated or damaged"),
+        ({"guard": 17}, "the header requires 73 bytes, the file has 74"),
         ({"y": 24, "guard": 5}, "the guard ends within its checksums"),
     ],
 )
@@ -299,17 +299,17 @@ def test_messages():
     data = IMAGE.to_bytes()
     with pytest.raises(CorruptStreamError, match=r"not a \.sic file: it starts with b'\\x89PNG'"):
         CodedImage.from_bytes(b"\x89PNG\r\n")
-    with pytest.raises(CorruptStreamError, match="has more than 14 bytes, got 9: cut off"):
+    with pytest.raises(CorruptStreamError, match="has more than 14 bytes, got 9: truncated"):
         CodedImage.from_bytes(data[:9])
-    with pytest.raises(CorruptStreamError, match="the header promises 56 bytes or more, the file has 55: cut off"):
+    with pytest.raises(CorruptStreamError, match="the header requires 56 bytes or more, the file has 55: truncated"):
         CodedImage.from_bytes(data[:55])
     with pytest.raises(CorruptStreamError, match="checksum is wrong"):
         CodedImage.from_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(CorruptStreamError, match="of version 9, this release reads up to 4: use a newer release"):
         CodedImage.from_bytes(data[:4] + b"\x09" + data[5:])
-    with pytest.raises(CorruptStreamError, match="the data ends within the length of section 0: it was cut"):
+    with pytest.raises(CorruptStreamError, match="the data ends within the length of section 0: it was truncated"):
         CodedImage.from_bytes(with_checksum(data[:22]))
-    with pytest.raises(CorruptStreamError, match="the data ends within the length of y's stream: it was cut"):
+    with pytest.raises(CorruptStreamError, match="the data ends within the length of y's stream: it was truncated"):
         CodedImage.from_bytes(with_checksum(data_of(3)[:26]))
     with pytest.raises(ArgumentError, match=r"at most 2\^30 pixels, got 0 x 5"):
         CodedImage(b"", 0, 5, (b"", b"")).to_bytes()

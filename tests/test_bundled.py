@@ -59,7 +59,7 @@ def test_one_that_was_changed_is_refused(monkeypatch, tmp_path):
         file.seek(5000)
         file.write(b"x")
     monkeypatch.setattr(bundled, "FOLDER", tmp_path)
-    with pytest.raises(CheckpointError, match=r"is not what was published: it is damaged or replaced; install"):
+    with pytest.raises(CheckpointError, match=r"is not what was published: it is damaged or replaced; reinstall"):
         load_bundled("tiny")
     with pytest.raises(ArgumentError, match=r"no bundled checkpoint 'huge'; there are .*tiny"):
         load_bundled("huge")

@@ -172,7 +172,7 @@ def test_growing_slices_grow_and_add_up(M):
 def test_what_is_wrong_is_said():
     with pytest.raises(ArgumentError, match="the order must have M=6 channels, got 5"):
         CarriedStateContext(M, order=CodingOrder([5]))
-    with pytest.raises(ArgumentError, match="order takes the place of num_slices"):
+    with pytest.raises(ArgumentError, match="order replaces num_slices"):
         CarriedStateContext(M, num_slices=2, order=CodingOrder([6]))
     with pytest.raises(ArgumentError, match=r"num_slices must lie in 1\.\.6.*got 7"):
         CarriedStateContext(M, num_slices=7)

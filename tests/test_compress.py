@@ -157,7 +157,7 @@ def test_search_at_the_ends():
     no_psnr = lambda position: at(position)._replace(psnr=None)  # noqa: E731
     assert search(no_psnr, Wish(bpp=9), (0, 4)).bpp == 1.6  # the best that there is
     assert search(at, Wish(psnr=2), (0, 4)).psnr == 30
-    with pytest.raises(ArgumentError, match=r"does not code this image so; the nearest is 0\.100 bpp: ask for more"):
+    with pytest.raises(ArgumentError, match=r"cannot reach that for this image; the nearest is 0\.100 bpp: ask"):
         search(no_psnr, Wish(bpp=0.05), (0, 4))
     with pytest.raises(ArgumentError, match=r"the nearest is 46\.00 dB: ask for less, raise --effort"):
         search(at, Wish(psnr=50), (0, 4))

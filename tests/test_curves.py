@@ -106,7 +106,7 @@ def test_every_layout_is_read(tmp_path, content):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no JSON .*: give a file that `eval --json` or CompressAI wrote"),
+        ("{", "is not JSON .*: give a file that `eval --json` or CompressAI wrote"),
         ("[1]", "holds a list, not results in CompressAI's layout"),
         ('{"results": 3}', "'results' must be lists by name, got int"),
         ('{"results": {"psnr": [30]}}', "has no list 'bpp'"),

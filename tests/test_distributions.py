@@ -281,7 +281,7 @@ def test_the_deviation_of_a_row_is_its_scale(distribution):
             assert math.sqrt(variance) == pytest.approx(
                 math.sqrt(expected), rel=0.08 if long_tails else 0.03, abs=0.02
             ), f"row {row}"
-        if 1 <= scale < 20:  # below, whole numbers have another variance than the law and a step
+        if 1 <= scale < 20:  # below, integers have another variance than the law and a step
             deviation = math.sqrt(variance - 1 / 12)
             assert deviation == pytest.approx(scale, rel=0.08 if long_tails else 0.03), f"row {row}"
 
@@ -361,7 +361,7 @@ def test_masses_that_are_none_raise(fault, message):
     ("fault", "message"),
     [
         ("ends early", "tables raised ArgumentError: the masses"),
-        ("other law", "(?s)bits a symbol where the likelihoods say .* different laws"),
+        ("other law", "(?s)bits per symbol, the likelihoods say .* different distributions"),
         ("other scale", r"standard deviation at scale 3.0 is 4.24"),
         ("branch", "overflows although it is not taken"),
         ("no gradient", "differentiating the likelihood raised|gradient for the scale"),

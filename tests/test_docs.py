@@ -132,6 +132,33 @@ def test_the_reference_has_a_page_for_each_public_name(monkeypatch):
     sys.modules.pop("public_api", None)
 
 
+@pytest.mark.parametrize("word", ["pretrained", "DDP", "channels_last", "ONNX", "quantization", "variable rate"])
+def test_search_finds(word):
+    text = "\n".join(page.read_text() for page in PAGES).lower().replace("-", " ")  # as search splits words
+    assert word.lower() in " ".join(text.split())
+
+
+def test_formulas_become_mathml():
+    markdown = pytest.importorskip("markdown")
+    pytest.importorskip("latex2mathml", reason="needs latex2mathml: pip install 'ssmctx[docs]'")
+    extensions = [load("tools/formulas.py").makeExtension(), "pymdownx.arithmatex"]
+    options = {"pymdownx.arithmatex": {"generic": True}}
+
+    def convert(text):
+        return markdown.markdown(text, extensions=extensions, extension_configs=options)
+
+    html = convert("A gain $g < 1$ and\n\n$$ \\hat y = q / g + \\mu $$")
+    assert html.count("<math ") == 2
+    assert "&lt;" in html
+    assert "\\" not in html
+    with pytest.raises(ValueError, match=r"has \\wrong, which latex2mathml does not know"):
+        convert(r"$$ \wrong{x} $$")
+    with pytest.raises(ValueError, match="is not valid TeX"):
+        convert(r"$$ \left( x $$")
+    with pytest.raises(ValueError, match="not alone in its paragraph"):
+        convert("text\n$$ x $$ and more")
+
+
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}

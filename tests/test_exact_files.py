@@ -264,7 +264,7 @@ def test_the_law_says_how_much_drift_a_codec_bears():
 
 
 class InFloat32(ScaleNetwork):
-    """Planted fault: whole numbers, but in float32, which rounds sums beyond 2^24."""
+    """Planted fault: integers, but in float32, which rounds sums beyond 2^24."""
 
     def _body(self, state):
         return super()._body(state).float()

@@ -55,5 +55,5 @@ def test_two_processes_take_the_gradients_of_one(photos, tmp_path, monkeypatch):
 
 def test_a_batch_that_cannot_be_shared_out_evenly(photos, tmp_path, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator.num_processes", 3)
-    with pytest.raises(ArgumentError, match="a batch of 8 cannot be shared out evenly among 3 processes: choose"):
+    with pytest.raises(ArgumentError, match="a batch of 8 cannot be divided evenly among 3 processes: choose"):
         Engine(TrainingPlan(photos, tmp_path / "t.pt"))

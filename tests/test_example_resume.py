@@ -99,7 +99,7 @@ def test_the_program_says_how_to_go_on(photos, tmp_path, monkeypatch, capsys):
     assert main([str(a) for a in ["train", *flags]]) == 128 + signal.SIGTERM
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("mambaic: stopped by SIGTERM after step 2 of 9; ")
-    assert line.endswith("t.pt is whole, go on with --resume")
+    assert line.endswith("t.pt is complete, continue with --resume")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_preset_or_variant_is_not_resumed(photos, tmp_pa
         train(replace(plan, variant="mambavc", resume=True))
     with pytest.raises(CheckpointError, match="the checkpoint holds a 'tiny' model, not 'small': change --preset"):
         train(replace(plan, preset="small", start=plan.out, out=tmp_path / "other.pt"))
-    with pytest.raises(CheckpointError, match="is no checkpoint of this example"):
+    with pytest.raises(CheckpointError, match="is not a checkpoint of this example"):
         load_model(training_path(plan.out))
 
 

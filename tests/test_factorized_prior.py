@@ -113,8 +113,8 @@ def test_z_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": 0}, "channels must be a whole number of at least 1, got 0"),
-        ({"channels": 2, "filters": (3, 0)}, "filters must be a whole number of at least 1, got 0"),
+        ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
+        ({"channels": 2, "filters": (3, 0)}, "filters must be an integer of at least 1, got 0"),
         ({"channels": 2, "tail_mass": 0.0}, r"tail_mass must lie between 0 and 1, got 0\.0"),
     ],
 )

@@ -113,7 +113,7 @@ def test_sizes_are_sorted_and_each_has_its_own_anchor(drawn):
     plot_sizes(curves, anchors, "psnr", "unused")
     (axis,) = drawn[0].axes
     assert axis.get_xlabel() == "Image size (megapixels)"
-    assert axis.get_ylabel() == "BD-rate by PSNR (%), less is better"
+    assert axis.get_ylabel() == "BD-rate by PSNR (%), lower is better"
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "4"]
 
 

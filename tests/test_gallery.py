@@ -166,13 +166,13 @@ FAULTS = [
         codecs.AllocatesWhatTheStreamSays,
         partial(corruption, corruptions=[Corruption("flip", 0, 31)]),
         "corruption",
-        "asked for more memory than it may have",
+        "exceeded its memory limit",
     ),
     codec_fault(
         codecs.LoopsUntilAMark,
         partial(corruption, corruptions=[Corruption("cut", 1, 9)], seconds=1.0),
         "corruption",
-        "no end within 1 s",
+        "did not finish within 1 s",
     ),
     codec_fault(codecs.DiesOfDamage, corruption, "corruption", "the process was killed by SIGABRT"),
     Fault(

@@ -129,7 +129,7 @@ def test_groups_have_at_most_17_doublings(doublings):
     """So that no group's size overflows."""
     changed = bytearray.fromhex(GOLDEN)
     changed[2] = doublings
-    with pytest.raises(CorruptStreamError, match="the guard ends within its shifts: it was cut or is damaged"):
+    with pytest.raises(CorruptStreamError, match="the guard ends within its shifts: it was truncated or is damaged"):
         Guard.from_bytes(bytes(changed), 9000)
     nothing = np.zeros(0, np.int64)
     largest = Guard(2.0**-14, 17, np.array([5], np.uint8), nothing, nothing.astype(bool))

@@ -106,7 +106,7 @@ def test_what_is_no_image_is_refused():
             CODEC.encode(image)
     with pytest.raises(ShapeError, match=r"ImageCodec expects x \(batch, 3, H, W\)"):
         CODEC(torch.zeros(1, 4, 8, 8))
-    with pytest.raises(ArgumentError, match="ImageCodec: stride must be a whole number of at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="ImageCodec: stride must be an integer of at least 1, got 0"):
         ImageCodec(nn.Identity(), nn.Identity(), nn.Identity(), stride=0)
     small = ImageCodec(CODEC.g_a, nn.Conv2d(M, 3, 1), CODEC.latent_codec, STRIDE)
     with pytest.raises(ShapeError, match=r"g_s gives an image of \(2, 2\) pixels where \(9, 9\) are needed"):

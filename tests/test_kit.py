@@ -82,7 +82,7 @@ def test_the_class_finds_a_fault_and_names_the_example():
 
 
 def test_the_class_says_what_is_missing():
-    with pytest.raises(ArgumentError, match=r"TestNothing must say make = staticmethod"):
+    with pytest.raises(ArgumentError, match=r"TestNothing must define make = staticmethod"):
         type("TestNothing", (CodecLaws,), {})().test_deterministic()
 
 
@@ -117,7 +117,7 @@ def test_the_command_prints_a_table_and_is_content(capsys):
     laws = ("round trip", "deterministic", "any size", "real bits", "state dict", "corruption", "drift")
     lines = [line for line in out.splitlines()[2:] if not line.startswith("    ")]
     assert [line[:14].rstrip() for line in lines] == list(laws)
-    assert "a decoder's numbers may be off by" in out
+    assert "a decoder's results may be off by" in out
     assert out.count("holds") == len(laws)
 
 
@@ -145,7 +145,7 @@ class CrashesInForward(SoundCodec):
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
-        ("gallery.sound", "say MODULE:FACTORY, such as"),
+        ("gallery.sound", "give MODULE:FACTORY, such as"),
         ("no_such_module:f", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("gallery.sound:nothing", "AttributeError"),
         ("gallery.sound:M", "must be a function or class without required arguments, got 6"),
@@ -344,10 +344,10 @@ def test_a_child_process_takes_the_blows():
     outcomes = list(isolation.run_each(tasks, seconds=2.0, memory_bytes=1 << 30))
     assert [o.failure and o.failure.split(" (")[0] for o in outcomes] == [
         None,
-        "it asked for more memory than it may have",
+        "it exceeded its memory limit",
         "ZeroDivisionError: division by zero",
         "the process was killed by SIGABRT",
-        "no end within 2 s",
+        "did not finish within 2 s",
         None,
     ]
     assert (outcomes[0].value, outcomes[-1].value) == (1, 1000)

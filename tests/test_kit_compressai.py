@@ -199,7 +199,7 @@ def test_finding_by_hand_channel_groups_decode_in_float32_only():
 @forks
 @pytest.mark.parametrize("make", [codecs.hyperprior, codecs.channel_groups], ids=lambda make: make.__name__)
 def test_finding_no_damage_is_refused(make):
-    with pytest.raises(LawBroken, match=r"(\d+) of \1 damaged streams are not refused") as caught:
+    with pytest.raises(LawBroken, match=r"(\d+) of \1 damaged streams are not rejected") as caught:
         assert_rejects_corruption(ready(make), latent(make), errors=(Exception,))
     caught.match("reconstruction, silently instead of an error, the first with Corruption\\(kind='cut'")
 

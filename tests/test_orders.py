@@ -135,7 +135,7 @@ def test_what_is_no_order_is_refused():
 
 def test_more_steps_than_a_file_can_tell_are_refused_when_the_order_is_made():
     assert CodingOrder.one_pass([1] * 16383).num_steps == 16383
-    with pytest.raises(ArgumentError, match="16384 steps, a file tells 16383"):
+    with pytest.raises(ArgumentError, match="16384 steps, a file stores 16383"):
         CodingOrder.one_pass([1] * 16384)
     with pytest.raises(ArgumentError, match="16384 steps"):
         CodingOrder.quad([1] * 4096)
@@ -240,7 +240,7 @@ def test_another_scan_backend_decodes_in_any_order(name):
 
 
 def test_an_order_comes_alone_and_has_the_models_channels():
-    with pytest.raises(ArgumentError, match="order takes the place of num_slices, slices and spatial"):
+    with pytest.raises(ArgumentError, match="order replaces num_slices, slices and spatial"):
         ChannelSpatialContext(M, num_slices=2, order=ORDERS["quad"])
     with pytest.raises(ArgumentError, match=r"the order must have M=8 channels, got 6"):
         ChannelSpatialContext(8, order=ORDERS["quad"])

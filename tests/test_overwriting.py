@@ -47,7 +47,7 @@ def test_train_of_several_looks_at_all_before_it_begins(photos, tmp_path, capsys
 def test_a_resume_without_anything_to_go_on_from_replaces_no_checkpoint(photos, tmp_path, capsys):
     (tmp_path / "tiny.pt").write_bytes(b"work of hours")
     assert run(*short(photos, tmp_path / "tiny.pt"), "--resume") == 2
-    assert "tiny.train.pt, without which --resume begins anew" in capsys.readouterr().err
+    assert "tiny.train.pt, without which --resume starts from scratch" in capsys.readouterr().err
     assert content(tmp_path) == {"tiny.pt": b"work of hours"}
 
 

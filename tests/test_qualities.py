@@ -197,7 +197,7 @@ def test_a_quality_for_a_model_without_is_refused():
 
 @pytest.mark.parametrize("count", [0, -1, 2.5])
 def test_how_many_qualities(count):
-    with pytest.raises(ArgumentError, match="qualities must be a whole number of at least 1"):
+    with pytest.raises(ArgumentError, match="qualities must be an integer of at least 1"):
         MambaICEntropyModel(M, hyper_channels=6, N=4, qualities=count)
 
 

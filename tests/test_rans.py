@@ -252,7 +252,7 @@ def test_without_a_compiler_the_coder_is_slow_and_right(how, reason, tmp_path):
     assert any(line.startswith(f"refused: scan backend 'cpu' cannot be used: {reason}") for line in lines)
     warnings = [line for line in lines if line.startswith("WARNING")]
     assert len(warnings) == 1
-    assert warnings[0].startswith(f"WARNING the rANS coder runs uncompiled, some hundred times slower: {reason}")
+    assert warnings[0].startswith(f"WARNING the rANS coder runs uncompiled, about a hundred times slower: {reason}")
     assert lines[-1] == f"stream: {GOLDEN}"
 
 
@@ -382,7 +382,7 @@ def test_an_escape_beyond_16_bits_raises():
     ("stream", "message"),
     [
         (b"", "8 bytes or more, a multiple of 4; got 0 bytes"),
-        (bytes(7), "got 7 bytes: it was cut or is not ours"),
+        (bytes(7), "got 7 bytes: truncated, or not a rANS stream"),
         (bytes(9), "got 9 bytes"),
         (bytearray(8), "got bytearray"),
         (bytes(8), r"starts with a state of 2\^31 to 2\^63, got 0"),
@@ -410,7 +410,7 @@ def test_a_decoder_that_raised_is_where_it_was():
         (SYMBOLS.astype(np.int32), INDEXES, SMALL, "symbols must be a 1-D array of int16, got a 1-D array of int32"),
         (SYMBOLS.tolist(), INDEXES, SMALL, "symbols must be a 1-D array of int16, got list"),
         (SYMBOLS[None], INDEXES, SMALL, "symbols must be .* got a 2-D array of int16"),
-        (SYMBOLS, INDEXES[:-1], SMALL, "one index a symbol is needed, got 12 symbols and 11 indexes"),
+        (SYMBOLS, INDEXES[:-1], SMALL, "one index per symbol is needed, got 12 symbols and 11 indexes"),
         (SYMBOLS, INDEXES.astype(np.int64), SMALL, "indexes must be a 1-D array of uint8 or uint16, got .* int64"),
         (SYMBOLS, INDEXES.reshape(3, 4), SMALL, "indexes must be .* got a 2-D array of uint8"),
         (SYMBOLS, INDEXES + np.uint8(1), SMALL, "the tables have 3 rows, got the index 3"),
@@ -462,7 +462,7 @@ ROW = [0, 9, 65536]
         ([ROW, ROW], [3], [0], "as many rows as lengths are needed, got 2 rows and 1 lengths"),
         ([ROW], [3], [0, 0], "the same 1 to 65536 rows, got 1, 1 and 2"),
         ([], [], [], "the same 1 to 65536 rows, got 0, 0 and 0"),
-        ([[0, 0.5, 65536]], [3], [0], "row 0 of cdfs must be a row of whole numbers, got a 1-D array of float64"),
+        ([[0, 0.5, 65536]], [3], [0], "row 0 of cdfs must be a row of integers, got a 1-D array of float64"),
         ([[0, 2**31, 65536]], [3], [0], "row 0 of cdfs must be 32-bit, got 0 ... 2147483648"),
         ([ROW], [0], [0], "must be 3 .*; row 0 has 0"),
     ],

@@ -207,7 +207,7 @@ def test_compressais_latent_codecs(name):
 
 @pytest.mark.parametrize("effort", [-1, 10, 2.5, "3"])
 def test_an_effort_that_is_none(effort):
-    with pytest.raises(ArgumentError, match=f"effort must be a whole number from 0 to 9, got {effort!r}"):
+    with pytest.raises(ArgumentError, match=f"effort must be an integer from 0 to 9, got {effort!r}"):
         codec_of().encode(IMAGE, effort=effort)
 
 

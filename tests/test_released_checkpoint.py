@@ -229,7 +229,9 @@ class Hostile:
 )
 def test_no_code_in_a_file_runs(save, tmp_path, checkpoint):
     save({"state_dict": checkpoint, "extra": Hostile(tmp_path / "ran")}, tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=r"x\.pth is damaged, or holds more than weights \(UnpicklingError\); if"):
+    with pytest.raises(
+        CheckpointError, match=r"x\.pth is damaged, or contains more than weights \(UnpicklingError\); if"
+    ):
         load_released(tmp_path / "x.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -237,7 +239,7 @@ def test_no_code_in_a_file_runs(save, tmp_path, checkpoint):
 @pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut"])
 def test_damaged_files(content, tmp_path):
     (tmp_path / "x.pth").write_bytes(content)
-    with pytest.raises(CheckpointError, match="is damaged, or holds more than weights"):
+    with pytest.raises(CheckpointError, match="is damaged, or contains more than weights"):
         load_released(tmp_path / "x.pth")
     with pytest.raises(FileNotFoundError):
         load_released(tmp_path / "none.pth")

@@ -176,7 +176,7 @@ def test_bad_arguments():
         ResidualUnit(1)
     with pytest.raises(ArgumentError, match="width must be a multiple of 16, got 40"):
         GatedAttention(5, width=40)
-    with pytest.raises(ArgumentError, match=r"depths must be four whole numbers .* got \(1, 2\)"):
+    with pytest.raises(ArgumentError, match=r"depths must be four integers .* got \(1, 2\)"):
         ReleasedMambaIC(2, 4, (1, 2))
     with pytest.raises(ShapeError, match=r"ReleasedMambaIC expects x \(batch, 3, H, W\)"):
         ReleasedMambaIC(2, 4, (0, 0, 0, 0), 2, 4)(torch.zeros(1, 1, 4, 4))

@@ -242,7 +242,7 @@ def test_no_weights_pass_the_proof_and_overflow(exponent, seed, largest):
         conv.bias.normal_(std=10**exponent)
     weight = (conv.weight.detach().double() * 2**14).abs()
     if (weight.sum((1, 2, 3)) * largest).max() > 2**53 or weight.max() > 2**31:
-        with pytest.raises(ArgumentError, match=r"sums up to .* could occur, float64 holds whole numbers below 2\^53"):
+        with pytest.raises(ArgumentError, match=r"sums up to .* could occur, float64 holds integers below 2\^53"):
             conv.freeze()
         return
     try:
@@ -266,7 +266,7 @@ def test_a_network_that_could_overflow_is_refused(layer):
     made = network()
     with torch.no_grad():
         made.get_submodule(layer).weight.mul_(1e9)
-    with pytest.raises(ArgumentError, match=r"sums up to .* could occur, float64 holds whole numbers below 2\^53"):
+    with pytest.raises(ArgumentError, match=r"sums up to .* could occur, float64 holds integers below 2\^53"):
         made.update(force=True)
 
 

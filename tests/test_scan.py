@@ -176,7 +176,7 @@ def test_a_scan_in_two_halves_is_one_scan(backend, seed, first, second):
 
 @pytest.mark.parametrize("backend", FAST)
 def test_bits_do_not_depend_on_threads_or_repetition(backend):
-    # a share of a thread is no whole number of vectors, whatever the machine's vectors are
+    # a share of a thread is no integer of vectors, whatever the machine's vectors are
     values = arguments(2, 2, 7, 6, 151, 5, dtype=torch.float32)
     threads = torch.get_num_threads()
     try:

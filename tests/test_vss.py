@@ -145,7 +145,7 @@ def test_bad_arguments():
         VSSBlock(8)(torch.zeros(1, 7, 4, 4))
     with pytest.raises(ShapeError, match=r"got \(1, 8, 0, 4\)"):
         VSSBlock(8)(torch.zeros(1, 8, 0, 4))
-    with pytest.raises(ArgumentError, match="d_state must be a whole number of at least 1, got 0"):
+    with pytest.raises(ArgumentError, match="d_state must be an integer of at least 1, got 0"):
         VSSBlock(8, d_state=0)
     with pytest.raises(ArgumentError, match=r"drop_path must lie in \[0, 1\), got 1"):
         VSSBlock(8, drop_path=1)

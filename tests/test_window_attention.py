@@ -79,7 +79,7 @@ def test_heads_are_as_wide_as_possible_up_to_32(dim, heads):
 def test_bad_arguments():
     with pytest.raises(ArgumentError, match="dim must be a multiple of num_heads, got dim=8, num_heads=3"):
         WindowLocalAttention(8, num_heads=3)
-    with pytest.raises(ArgumentError, match="window_size must be a whole number of at least 1, got -1"):
+    with pytest.raises(ArgumentError, match="window_size must be an integer of at least 1, got -1"):
         WindowLocalAttention(8, window_size=-1)
     with pytest.raises(ShapeError, match=r"WindowLocalAttention expects x \(batch, 8, H, W\)"):
         WindowLocalAttention(8)(torch.zeros(8, 4, 4))

@@ -98,11 +98,23 @@ def test_what_needs_the_weights_themselves_is_refused_where_they_are_elsewhere()
     )
     for call in (lambda: offloaded.encode(x), lambda: offloaded.decode(data)):
         with pytest.raises(
-            ArgumentError, match=r"hash of the decoder's weights, .* offloaded or sharded: use compress"
+            ArgumentError, match=r"hash of the decoder's weights, .* offloaded, sharded or packed .*: use compress"
         ):
             call()
     with pytest.raises(ArgumentError, match=r"update\(\) needs all weights, and some are offloaded or sharded"):
         offloaded.update(force=True)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_dynamic_quantization_codes_streams_and_refuses_files():
+    quantized = torch.ao.quantization.quantize_dynamic(codec().eval(), {nn.Linear}, dtype=torch.qint8)
+    assert any("quantized" in type(m).__module__ for m in quantized.modules())
+    x = torch.randint(256, (3, 20, 33), dtype=torch.uint8)
+    coded = quantized.compress(x[None] / 255)
+    decoded = quantized.decompress(coded["strings"], coded["shape"])["x_hat"]
+    assert torch.equal(decoded, quantized(x[None] / 255)["x_hat"].clamp(0, 1))
+    with pytest.raises(ArgumentError, match="packed by quantization: use compress and decompress"):
+        quantized.encode(x)
 
 
 def gradients(module: nn.Module, x: torch.Tensor) -> tuple[dict[str, torch.Tensor], list[torch.Tensor | None]]:

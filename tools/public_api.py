@@ -99,7 +99,7 @@ def main() -> None:
     if LIST.exists():
         mark, *before = LIST.read_text().splitlines()
         if now == before:
-            raise SystemExit("the list is as it was: nothing to write")
+            raise SystemExit("the list has not changed: nothing to write")
         if mark.endswith(changelog_hash()):
             raise SystemExit("say in CHANGELOG.md what changes for users (breaking, if it breaks their code) first")
     LIST.write_text("\n".join([f"# CHANGELOG.md when this list changed last: {changelog_hash()}", *now]) + "\n")

@@ -36,7 +36,7 @@ class ThenAttention(nn.Module):
 
 
 class ScanMix(nn.Module):
-    """A VSS block in place of a mix."""
+    """A VSS block instead of a mix."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

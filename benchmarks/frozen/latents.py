@@ -1,4 +1,4 @@
-"""Latents of one encoder, rounded to whole numbers: what all contexts code, computed once and kept in a file."""
+"""Latents of one encoder, rounded to integers: what all contexts code, computed once and kept in a file."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, weights_only=True)
     except Exception as error:  # torch.load fails in as many ways as files can be foreign
-        raise CheckpointError(f"{path} is damaged ({error}): delete it, and it is made anew") from None
+        raise CheckpointError(f"{path} is damaged ({error}): delete it to make it again") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} holds no latents of this benchmark ({FORMAT}): give another --out")
     return content
@@ -137,7 +137,7 @@ def _turned(pixels: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def _latent(codec: nn.Module, pixels: Tensor) -> Tensor:
-    """What g_a makes of uint8 pixels (3, H, W), in whole numbers."""
+    """What g_a makes of uint8 pixels (3, H, W), in integers."""
     assert isinstance(codec.g_a, nn.Module)
     y: Tensor = codec.g_a(pad_image(to_float(pixels)).contiguous())
     return y[0].round().to(torch.int16)

@@ -1,4 +1,4 @@
-"""A hyperprior and a context model that code whole-number latents."""
+"""A hyperprior and a context model that code integer latents."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WIDTH, HYPER_CHANNELS, DEPTH = 96, 48, 1
 
 
 class FrozenModel(Hyperprior):
-    r"""Codes whole numbers y as they are: $P(y) = P(|\sigma X + \mu - y| < 1/2)$.
+    r"""Codes integers y as they are: $P(y) = P(|\sigma X + \mu - y| < 1/2)$.
 
     So every context codes the same latent, to the same distortion, and only bits differ. The hyperprior is the same for
     all contexts, convolutions only.
@@ -47,7 +47,7 @@ class FrozenModel(Hyperprior):
         self.scale_network = scale_network_of(scales, context.order, HYPER_CHANNELS, distribution.grid)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Bits of y and bits of z of whole-number latents (batch, M, H, W).
+        """Bits of y and bits of z of integer latents (batch, M, H, W).
 
         What a step may know is known from the start, so no gradient goes from step to step through y_hat.
         """

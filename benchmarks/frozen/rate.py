@@ -17,7 +17,7 @@ from ssmctx.entropy.steps import Step, coding_steps, drive
 
 @torch.no_grad()
 def real_bytes(model: FrozenModel, latents: Latents) -> dict[str, Any]:
-    """Bytes of y and z of each test image, bits a pixel of all, and what the likelihoods say."""
+    """Bytes of y and z of each test image, bits per pixel of all, and what the likelihoods say."""
     model.eval().entropy_bottleneck.update(force=True, update_quantiles=True)
     images, said = {}, 0.0
     for name, y, pixels in zip(latents.names, latents.test, latents.pixels, strict=True):

@@ -119,7 +119,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             at = (1e3 * row["decode_s"], row["bpp"])
             axes.annotate(row["context"], at, xytext=(6, 3), textcoords="offset points", fontsize=8)
     axes.set_xlabel("ms to decode y and z of a 768x512 image, one thread")
-    axes.set_ylabel("bits a pixel, mean of all test images")
+    axes.set_ylabel("bits per pixel, mean of all test images")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""Coding tables for whole numbers with a mean that is none: one row for each scale and each fraction of the mean."""
+"""Coding tables for integers with a mean that is none: one row for each scale and each fraction of the mean."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def shifted_tables(distribution: Distribution) -> CodingTables:
 
 
 def symbols_and_rows(y: Tensor, mean: Tensor, scale: Tensor, distribution: Distribution) -> tuple[Tensor, Tensor]:
-    """What the coder takes for whole numbers y: their distance from the rounded mean, and the table rows.
+    """What the coder takes for integers y: their distance from the rounded mean, and the table rows.
 
     Args:
-        y: whole numbers, any shape.
+        y: integers, any shape.
         mean: of the same shape.
         scale: of the same shape.
         distribution: what they are coded with.

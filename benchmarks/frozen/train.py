@@ -161,7 +161,7 @@ def read_run(path: Path, plan: Plan, latents: Latents) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True)
     except Exception as error:  # torch.load fails in as many ways as files can be foreign
-        raise CheckpointError(f"{path} is damaged ({error}): delete it, and the training begins anew") from None
+        raise CheckpointError(f"{path} is damaged ({error}): delete it to train again") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no training of this benchmark ({FORMAT}): give another --out")
     if state["plan"] != asdict(plan) or state["codec"] != latents.codec:

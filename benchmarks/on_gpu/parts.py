@@ -104,7 +104,7 @@ def _running(part: Part, end: float, entry: dict[str, Any]) -> Iterable[tuple[st
     process = context.Process(target=_child, args=(part, Clock(end - _SLACK), theirs))
     process.start()
     theirs.close()
-    state, reason = "out of time", "its share of the time ended; what it saved before stands"
+    state, reason = "out of time", "its share of the time ended; results saved before are kept"
     try:
         while ours.poll(max(0.0, end - time.monotonic())):
             try:

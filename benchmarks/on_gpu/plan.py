@@ -96,7 +96,7 @@ class Inputs:
         out: where results go.
         images: photographs whose files cross devices; None for noise.
         data: images to train on; None to leave training out.
-        flags: of that training, in place of the plan's.
+        flags: of that training, instead of the plan's.
     """
 
     out: Path

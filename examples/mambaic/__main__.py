@@ -65,10 +65,12 @@ def main(arguments: list[str] | None = None, prog: str = "mambaic") -> int:
         print(f"mambaic: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"mambaic: {type(error).__name__}: {error}: check the path, its rights and the disk", file=sys.stderr)
+        print(
+            f"mambaic: {type(error).__name__}: {error}: check the path, its permissions and the disk", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt as stop:
-        print(f"mambaic: {str(stop) or 'stopped; the last checkpoint is whole'}", file=sys.stderr)
+        print(f"mambaic: {str(stop) or 'stopped; the last checkpoint is complete'}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)
     return 0
 

@@ -40,7 +40,7 @@ class AblationPlan:
     Attributes:
         data: folder of images to train on.
         test_data: folder of images to evaluate on.
-        out: folder for checkpoints and results; goes on where an earlier call with the same plan was stopped.
+        out: folder for checkpoints and results; a call with the same plan continues an earlier one.
         variants: as `mambaic.codec.find_variant` takes them; rows of the table.
         anchor: the variant that BD-rates refer to.
         lambdas: one for each point of a curve; 4 or more give BD-rates.

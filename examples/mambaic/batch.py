@@ -1,4 +1,4 @@
-"""Many files at a time: what comes of each, and the errors of some at the end."""
+"""Many files at a time: the result of each, and the errors listed at the end."""
 
 from __future__ import annotations
 
@@ -97,4 +97,4 @@ def each(
         else:
             yield target, result
     if failed:
-        raise DataError(f"{failed} of {len(pairs)} files could not be used; the reasons stand above")
+        raise DataError(f"{failed} of {len(pairs)} files could not be used; the reasons are above")

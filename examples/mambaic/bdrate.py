@@ -54,7 +54,7 @@ def bd_rate(curve: Curve, anchor: Curve, metric: str = "psnr") -> BDRate:
         (a, b), (c, d) = ranges
         raise CurveError(
             f"{curve.name} ({c:.2f} to {d:.2f} dB) and {anchor.name} ({a:.2f} to {b:.2f} dB) share no range of "
-            f"{LABELS[metric]}: measure points nearer to one another"
+            f"{LABELS[metric]}: measure points closer to each other"
         )
     percent = package(*sides, method="pchip", require_matching_points=False, min_overlap=0)
     return BDRate(float(percent), low, high)

@@ -1,4 +1,4 @@
-"""The checkpoints that come with this package."""
+"""The bundled checkpoints."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def load_bundled(name: str, device: str = "cpu") -> MambaIC:
     """
     path = bundled_path(name)
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() != BUNDLED[name].sha256:
-        raise CheckpointError(f"{path} is not what was published: it is damaged or replaced; install the package anew")
+        raise CheckpointError(f"{path} is not what was published: it is damaged or replaced; reinstall the package")
     return load_model(path, device)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: `x.pt`, a model to code with, and `x.train.pt` beside it, all that training needs to go on."""
+"""Checkpoints: `x.pt`, a model to code with, and `x.train.pt` next to it, the state to resume training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TRAINING_FORMAT = "ssmctx-mambaic-training-1"
 
 
 def save_checkpoint(path: str | Path, model: MambaIC, training: dict[str, Any]) -> None:
-    """Write a model, whole or not at all. `training` says how it was made: numbers, strings, lists and dicts."""
+    """Write a model, atomically. `training` says how it was made: numbers, strings, lists and dicts."""
     _save(path, FORMAT, model, {"state_dict": _narrowed(model.state_dict()), "training": training})
 
 
 def save_training(path: str | Path, model: MambaIC, state: dict[str, Any]) -> None:
-    """Write the state of a training, whole or not at all: numbers, strings, tensors, lists and dicts."""
+    """Write the state of a training, atomically: numbers, strings, tensors, lists and dicts."""
     _save(path, TRAINING_FORMAT, model, {"training": state})
 
 
@@ -32,7 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint file. Runs no code from it.
 
     Raises:
-        CheckpointError: no such file, or none of ours.
+        CheckpointError: no such file, or not a checkpoint of this example.
     """
     return _read(path, FORMAT)
 
@@ -134,7 +134,9 @@ def _read(path: str | Path, form: str) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load fails in as many ways as files can be foreign
         first_line = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path} is no checkpoint, or damaged ({first_line}): train one with `train`") from None
+        raise CheckpointError(
+            f"{path} is not a checkpoint, or is damaged ({first_line}): train one with `train`"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != form:
-        raise CheckpointError(f"{path} is no checkpoint of this example ({form}): train one with `train`")
+        raise CheckpointError(f"{path} is not a checkpoint of this example ({form}): train one with `train`")
     return {"variant": "mambaic", **content}  # the first checkpoints knew no variants

@@ -148,7 +148,7 @@ class MambaIC(ImageCodec):
 
     @property
     def qualities(self) -> int | None:
-        """How many rates the codec has gains for; None of a codec of one rate."""
+        """How many rates the codec has gains for; None for a single-rate codec."""
         return rates(self)
 
 
@@ -215,7 +215,7 @@ def _folded_parts(p: FoldedPreset, parts: Variant) -> tuple[nn.Module, nn.Module
 
 @torch.no_grad()
 def _silence(layers: Iterable[nn.Module]) -> None:
-    """Let blocks start as what changes nothing."""
+    """Initialise blocks so that they change nothing."""
     for module in layers:
         for name, layer in module.named_modules():
             if name in _LAST_LAYERS:

@@ -44,7 +44,7 @@ def scale_transparency(image: Image.Image, raw: str) -> None:
 def _split(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
     """Colours as L, RGB, CMYK or LAB, and opacity as L or None."""
     if image.mode == "F":
-        raise ValueError("it holds floating-point numbers, of which none says what is white")
+        raise ValueError("it has floating-point values without a white level")
     if image.mode.startswith("I"):
         return _from_16_bits(image)
     if image.mode in ("LA", "La"):

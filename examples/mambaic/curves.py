@@ -1,4 +1,4 @@
-"""Rate-distortion curves: CompressAI's result files, ours, and the published ones that the example carries."""
+"""Rate-distortion curves: CompressAI's result files, ours, and the bundled published ones."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def read_curve(source: str | Path) -> Curve:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise CurveError(f"{path} is no JSON ({error}): give a file that `eval --json` or CompressAI wrote") from None
+        raise CurveError(f"{path} is not JSON ({error}): give a file that `eval --json` or CompressAI wrote") from None
     if not isinstance(content, dict):
         raise CurveError(f"{path} holds a {type(content).__name__}, not results in CompressAI's layout")
     results = content.get("results", content)
@@ -112,7 +112,7 @@ def write_curve(path: str | Path, content: dict[str, Any]) -> None:
 
 
 def published_names() -> list[str]:
-    """Names of the curves that come with the example; those on Kodak without the data set's name."""
+    """Names of the bundled curves; those on Kodak without the data set's name."""
     files = sorted(PUBLISHED.rglob("*.json"), key=lambda p: (p.parent.name != DEFAULT_DATASET, p))
     return [p.relative_to(PUBLISHED).with_suffix("").as_posix().removeprefix(f"{DEFAULT_DATASET}/") for p in files]
 

@@ -1,7 +1,7 @@
 """Training data: crops that are a pure function of the seed and their number in the run.
 
 Neither the process nor the worker that loads a crop changes it, so that one process and eight see the same batches,
-and a run that goes on in the middle sees what it would have seen.
+and a resumed run sees the same crops.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demonstration: code a photograph with the bundled checkpoint, decode it, compare with what is in use."""
+"""The demonstration: code a photograph with the bundled checkpoint, decode it, compare with other formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DETAIL = slice(40, 200), slice(150, 310)
 
 
 def photographs() -> dict[str, Tensor]:
-    """The colour photographs that scikit-image carries, as uint8 (3, H, W)."""
+    """The colour photographs in scikit-image, as uint8 (3, H, W)."""
     images = {name: getattr(skimage.data, name)() for name in ("astronaut", "chelsea", "coffee", "rocket")}
     images["motorcycle"] = skimage.data.stereo_motorcycle()[0]
     return {name: torch.from_numpy(array.copy()).permute(2, 0, 1) for name, array in images.items()}
@@ -43,16 +43,16 @@ def train_tiny(out: Path, minutes: float, steps: int | None) -> Path:
             write_png(out / "train" / f"{name}.png", pixels)
     checkpoint = out / "tiny.pt"
     plan = TrainingPlan(out / "train", checkpoint, lmbda=0.013, crop=128, lr=1e-3, minutes=minutes, steps=steps)
-    plan.epochs = 10_000  # the clock ends it
+    plan.epochs = 10_000  # time ends it
     _plot_training(train(plan), out / "training.png")
     print(f"trained {checkpoint}; look at {out / 'training.png'}")
     return checkpoint
 
 
 def demo(out: Path, checkpoint: Path) -> None:
-    """Code the held-out photograph, decode it in a fresh process, compare, and leave all files in `out`.
+    """Code the held-out photograph, decode it in a new process, compare, and leave all files in `out`.
 
-    A checkpoint of many rates codes it at three qualities.
+    A variable-rate checkpoint codes it at three qualities.
 
     Raises:
         CheckpointError: no checkpoint, or none of ours.
@@ -76,7 +76,7 @@ def _there_and_back(codec: MambaIC, checkpoint: Path, original: Path, coded: Pat
     """The pixels that a fresh process decodes from the file, and the file's bytes."""
     decoded, own = coded.with_suffix(".decoded.png"), coded.with_suffix(".encoder.png")
     written = compress_file(codec, original, coded, own, wish)
-    print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel; decoding it in a fresh process")
+    print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel; decoding it in a new process")
     program = Path(__file__).parents[1] / "mambaic_full.py"
     subprocess.run([sys.executable, program, "decompress", coded, decoded, "--checkpoint", checkpoint], check=True)
     ours = read_image(decoded)

@@ -1,4 +1,4 @@
-"""How a person says what a file shall be: quality 0 to 100, effort, a rate or a PSNR to reach; and coding to that."""
+"""Quality 0 to 100, effort, target rate and target PSNR of a file, and coding to them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _SLOPE = {"bpp": 0.5, "psnr": 1.5}  # of either along the dial, as a first guess
 
 @dataclass(frozen=True)
 class Wish:
-    """What a file shall be; at most one of quality, bpp and psnr is given.
+    """Requirements of a file; at most one of quality, bpp and psnr is given.
 
     Attributes:
-        quality: 0 to 100; None for 50, or for a codec of one rate that.
+        quality: 0 to 100; None for 50, or for a single-rate codec.
         effort: as `ImageCodec.encode` takes it.
         bpp: bits per pixel that the file shall have at most, and nearly.
         psnr: dB that it shall have at least, and nearly.
@@ -42,7 +42,7 @@ class Wish:
 
 
 class Coded(NamedTuple):
-    """A file's content, the latent that it decodes to, its rate, and its PSNR where that was asked for."""
+    """A file's content, the latent that it decodes to, its rate, and its PSNR if requested."""
 
     data: bytes
     y_hat: Tensor
@@ -51,16 +51,16 @@ class Coded(NamedTuple):
 
 
 def rates(codec: ImageCodec) -> int | None:
-    """How many rates a codec has gains for; None of a codec of one rate."""
+    """How many rates a codec has gains for; None for a single-rate codec."""
     gains = getattr(codec.latent_codec, "gains", None)
     return None if gains is None else gains.count
 
 
 def on_dial(codec: ImageCodec, quality: float | None) -> float | None:
-    """The codec's own quality for one of 0 to 100; None of a codec of one rate.
+    """The codec's own quality for one of 0 to 100; None for a single-rate codec.
 
     Raises:
-        ArgumentError: out of range, or given for a codec of one rate.
+        ArgumentError: out of range, or given for a single-rate codec.
     """
     count = rates(codec)
     if count is None:
@@ -154,7 +154,7 @@ def search(at: Callable[[float], Coded], wish: Wish, ends: tuple[float, float]) 
     if best is None:
         shown, wish_for = (f"{coded.bpp:.3f} bpp", "more") if kind == "bpp" else (f"{reached:.2f} dB", "less")
         raise ArgumentError(
-            f"this checkpoint does not code this image so; the nearest is {shown}: ask for {wish_for}, raise --effort, "
-            "or take another checkpoint"
+            f"this checkpoint cannot reach that for this image; the nearest is {shown}: ask for {wish_for}, "
+            "raise --effort, or take another checkpoint"
         )
     return best

@@ -78,7 +78,7 @@ class Engine:
         self.accelerator = accelerator = _accelerator(plan)
         if plan.batch_size % accelerator.num_processes:
             raise ArgumentError(
-                f"a batch of {plan.batch_size} cannot be shared out evenly among {accelerator.num_processes} "
+                f"a batch of {plan.batch_size} cannot be divided evenly among {accelerator.num_processes} "
                 f"processes: choose --batch-size, the crops in a step of all of them together, as a multiple"
             )
         share, rank = plan.batch_size // accelerator.num_processes, accelerator.process_index
@@ -161,7 +161,7 @@ class Engine:
         return model
 
     def state(self) -> dict[str, Any]:
-        """All that `load` needs to go on exactly."""
+        """The state that `load` resumes from exactly."""
         scaler = self.accelerator.scaler
         return {
             "model": self.model.state_dict(),
@@ -178,7 +178,7 @@ class Engine:
             self.average.module.load_state_dict(self.model.state_dict())
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from a `state`, of the same preset and variant."""
+        """Resume from a `state`, of the same preset and variant."""
         self.model.load_state_dict(state["model"])
         self.net.load_state_dict(state["net"])
         self.aux.load_state_dict(state["aux"])

@@ -1,4 +1,4 @@
-"""Errors of the example, beside those of ssmctx."""
+"""Errors of the example, in addition to those of ssmctx."""
 
 from ssmctx.errors import SsmctxError
 
@@ -8,7 +8,7 @@ class DataError(SsmctxError, ValueError):
 
 
 class TrainingError(SsmctxError, RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -27,4 +27,4 @@ class CurveError(SsmctxError, ValueError):
 
 
 class EvaluationError(SsmctxError, RuntimeError):
-    """An evaluation cannot go on."""
+    """An evaluation cannot continue."""

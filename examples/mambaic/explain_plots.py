@@ -78,7 +78,7 @@ def plot_bit_maps(maps: Sequence[BitMap], pixels: Tensor, path: str | Path) -> N
 
 
 def plot_bit_map(bits: BitMap, maps: Sequence[BitMap], pixels: Tensor, path: str | Path) -> None:
-    """Draw one step by itself, with the colours that it has among all."""
+    """Draw one step alone, with the colours that it has among all."""
     figure, axis = new_figure(480, 390 * pixels.shape[1] / pixels.shape[2] + 40)
     image = _overlay(axis, bits, pixels, _largest(maps))
     axis.set_title(f"slice {bits.slice_index}, {bits.part}: {_rate(bits, maps, pixels)}", fontsize=10)

@@ -226,7 +226,7 @@ def format_of(path: str | Path) -> str:
 
 
 def write_image(path: str | Path, pixels: Tensor) -> None:
-    """Write uint8 pixels (3, H, W) in the format that the file's ending says, whole or not at all.
+    """Write uint8 pixels (3, H, W) in the format that the file's ending says, atomically.
 
     All formats keep the pixels exactly but JPEG, which is written at quality 95 without subsampling.
 
@@ -237,7 +237,7 @@ def write_image(path: str | Path, pixels: Tensor) -> None:
 
 
 def write_png(path: str | Path, pixels: Tensor) -> None:
-    """Write uint8 pixels (3, H, W) as a PNG file whatever its name, whole or not at all."""
+    """Write uint8 pixels (3, H, W) as a PNG file whatever its name, atomically."""
     _write(path, pixels, "PNG")
 
 

@@ -49,7 +49,7 @@ def for_each(make: Callable[[], Callable[[Any], Any]], items: Sequence[Any], job
             return list(tqdm(pool.map(_run, items), **bar))
         except BrokenProcessPool:
             raise EvaluationError(
-                f"one of {jobs} processes died, most often for want of memory: lower --jobs"
+                f"one of {jobs} processes died, usually because memory ran out: lower --jobs"
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)

@@ -86,7 +86,7 @@ class TrainingPlan:
             raise ArgumentError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if self.metric == "ms-ssim" and self.crop < MS_SSIM_MIN_SIDE:
             raise ArgumentError(
-                f"MS-SSIM looks at five scales and needs crops of at least {MS_SSIM_MIN_SIDE} pixels, "
+                f"MS-SSIM uses five scales and needs crops of at least {MS_SSIM_MIN_SIDE} pixels, "
                 f"got {self.crop}: raise --crop, or train with --metric mse"
             )
         if len(self.lmbdas) != 2 or not 0 < self.lmbdas[0] <= self.lmbdas[1]:

@@ -124,7 +124,7 @@ def plot_sizes(curves: Sequence[Curve], anchors: Sequence[Curve], metric: str, p
     sizes = {_pixels(anchor) / 1e6: str(anchor.meta.get("dataset", "")) for anchor in anchors}
     axis.set_xticks(list(sizes), [f"{size:.2g}\n{dataset}".rstrip() for size, dataset in sizes.items()])
     axis.minorticks_off()
-    axis.set(xlabel="Image size (megapixels)", ylabel=f"BD-rate by {metric.upper()} (%), less is better")
+    axis.set(xlabel="Image size (megapixels)", ylabel=f"BD-rate by {metric.upper()} (%), lower is better")
     axis.grid(alpha=0.3)
     figure.legend(fontsize=9, handlelength=3, loc="outside right upper")
     save_figure(figure, path)

@@ -59,7 +59,7 @@ def train(plan: TrainingPlan) -> list[Point]:
         number = stop.signal or signal.SIGTERM  # another process may have been the one that was asked
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after step {run.step} of {run.total}; "
-            f"{plan.out} is whole, go on with --resume",
+            f"{plan.out} is complete, continue with --resume",
             number,
         )
     return run.points
@@ -122,7 +122,7 @@ def _introduce(log: Log, plan: TrainingPlan, engine: Engine, crops: TrainingCrop
     lmbdas = f"{plan.lmbda:g}" if engine.model.qualities is None else "{:g} to {:g}".format(*plan.lmbdas)
     many = f" with {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
     precision = "" if accelerator.mixed_precision == "no" else f" in {accelerator.mixed_precision}"
-    begins = f", going on after step {log.run.step}" if log.run.step else ""
+    begins = f", resuming after step {log.run.step}" if log.run.step else ""
     log.say(
         f"{len(crops)} images{small}, {plan.preset} {plan.variant}, lambda {lmbdas} ({plan.metric}), "
         f"on {accelerator.device}{many}{precision}{begins}"

@@ -1,4 +1,4 @@
-"""The whole codec: transforms around a latent codec, from images to files and back."""
+"""The codec: transforms around a latent codec, from images to files and back."""
 
 from ssmctx.codec.image_codec import ImageCodec
 from ssmctx.codec.loading import load

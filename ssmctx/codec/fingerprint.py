@@ -1,4 +1,4 @@
-"""Short hashes of a codec, so that a file knows who can decode it."""
+"""Short hashes of a codec, by which a file tells which codecs can decode it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decoder_fingerprint(codec: Any) -> bytes:
         8 bytes.
 
     Raises:
-        ArgumentError: weights are offloaded or sharded.
+        ArgumentError: weights are offloaded, sharded or packed by quantization.
     """
     latent_codec = codec.latent_codec
     synthesis = _unwrapped(codec.g_s, codec.g_s.state_dict())
@@ -42,10 +42,10 @@ def decoder_fingerprint(codec: Any) -> bytes:
     latents = _unwrapped(getattr(decoder_state, "__self__", latent_codec), decoder_state())
     coding: bytes = latent_codec.coding_fingerprint() if hasattr(latent_codec, "coding_fingerprint") else b""
     tensors = [*synthesis.values(), *latents.values()]
-    if any(x.is_meta or hasattr(x, "device_mesh") for x in tensors):
+    if any(not isinstance(x, Tensor) or x.is_meta or hasattr(x, "device_mesh") for x in tensors):
         raise ArgumentError(
             f"{type(codec).__name__}: a file names the model by a hash of the decoder's weights, and some of them are "
-            "offloaded or sharded: use compress and decompress, or a codec that holds all of its weights"
+            "offloaded, sharded or packed by quantization: use compress and decompress, or a codec with plain weights"
         )
     where = (p.data_ptr() for p in codec.parameters())
     key = codec.stride, coding, *where, *((x.dtype, x.shape) for x in tensors), *_sums(tensors)
@@ -68,7 +68,7 @@ def _unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
 
 
 class _Known(NamedTuple):
-    """A fingerprint, and what tells whether it still holds."""
+    """A fingerprint, and the key that tells whether it is still valid."""
 
     key: tuple[Any, ...]
     fingerprint: bytes

@@ -1,4 +1,4 @@
-"""The one codec object: padding, transforms, a latent codec, cropping, files."""
+"""The codec: padding, transforms, a latent codec, cropping, files."""
 
 from __future__ import annotations
 
@@ -126,13 +126,13 @@ class ImageCodec(nn.Module):
         Args:
             strings: as `compress` gave them.
             shape: as `compress` gave it.
-            quality: in place of shape["quality"].
+            quality: instead of shape["quality"].
 
         Returns:
             "x_hat" (batch, 3, H, W) in [0, 1], of the size of x.
 
         Raises:
-            ArgumentError: the shape says no size of x.
+            ArgumentError: the shape has no size of x.
         """
         size = shape.get("x") if isinstance(shape, Mapping) else None
         if not (
@@ -151,9 +151,9 @@ class ImageCodec(nn.Module):
 
         Args:
             y: latent (batch, M, h, w).
-            x: images that it stands for, (batch, 3, H, W) in [0, 1].
+            x: the original images, (batch, 3, H, W) in [0, 1].
             quality: as the latent codec takes it; None leaves it out.
-            rounding: elementwise, in place of `torch.round`, whose gradient is 0 (see `ssmctx.codec.soft_rounding`).
+            rounding: elementwise, instead of `torch.round`, whose gradient is 0 (see `ssmctx.codec.soft_rounding`).
 
         Examples:
             >>> import torch
@@ -178,7 +178,7 @@ class ImageCodec(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
-        """The images that y_hat stands for.
+        """Reconstruct the images of y_hat.
 
         Args:
             y_hat: latent (batch, M, h, w).
@@ -195,8 +195,8 @@ class ImageCodec(nn.Module):
         """Build the coding tables of the latent codec; call it after training.
 
         Args:
-            force: build them anew where they are built.
-            update_quantiles: settle the quantiles of factorised priors first.
+            force: build them again if they exist.
+            update_quantiles: compute the quantiles of factorised priors first.
 
         Returns:
             Whether anything was built.
@@ -224,8 +224,8 @@ class ImageCodec(nn.Module):
             quality: as the latent codec takes it; None leaves it out.
             effort: 0 to code what g_a gives; up to 9 to refine it first, in more and more steps, for a smaller
                 lambda * MSE + bits per pixel. 3 takes ten steps. Decoding takes no longer.
-            lmbda: in place of the codec's own: smaller for fewer bits, larger for less error.
-            progress: is told steps done and steps in all, after each step of the refinement.
+            lmbda: instead of the codec's own: smaller for fewer bits, larger for less error.
+            progress: called with steps done and steps in total, after each step of the refinement.
 
         Raises:
             ShapeError: another shape.
@@ -374,7 +374,7 @@ class ImageCodec(nn.Module):
         return out
 
     def _options(self, quality: Any) -> dict[str, Any]:
-        """Latent codecs of one rate take no quality; some of CompressAI's would ignore it."""
+        """Single-rate latent codecs take no quality; some of CompressAI's would ignore it."""
         if quality is None:
             return {}
         if "quality" not in inspect.signature(self._method("compress")).parameters:

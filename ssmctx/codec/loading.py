@@ -1,4 +1,4 @@
-"""Trained codecs by name."""
+"""Pretrained codecs by name."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["load"]
 
 
 def load(name: str, device: torch.device | str = "cpu") -> ImageCodec:
-    """A trained codec, in evaluation mode and ready to code.
+    """Load a pretrained codec, in evaluation mode and ready to code.
 
     `base` and `tiny` are bundled with this package. Others add theirs by an entry point in the group `ssmctx.codecs`: a
     function of `device` that returns an `ImageCodec`.
 
     Args:
         name: from `ssmctx.registry.codecs`.
-        device: where its weights shall be.
+        device: of its weights.
 
     Raises:
-        UnknownNameError: no such codec; the message lists those that are installed.
+        UnknownNameError: no such codec; the message lists the installed ones.
         CheckpointError: its file is damaged.
 
     Examples:

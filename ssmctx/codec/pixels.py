@@ -1,4 +1,4 @@
-"""Images as users hand them over."""
+"""Images in the forms that users pass."""
 
 from __future__ import annotations
 

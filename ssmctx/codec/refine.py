@@ -1,4 +1,4 @@
-"""Refinement: an encoder that moves y until file and error are smaller; decoder and format know nothing of it."""
+"""Refinement: an encoder that optimises y for one image; decoder and format do not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ssmctx.stages import stage
 __all__ = ["EFFORTS", "Progress", "Recipe", "lambda_at", "recipe_of", "refine", "spans"]
 
 Progress = Callable[[int, int], None]
-"""Is told how many steps are done, and of how many."""
+"""Called with the number of steps done, and their total."""
 
 _TILE, _HALO = 1024, 128  # pixels: sides of what is moved at once, and what is looked at around it
 _BETAS, _EPSILON = (0.8, 0.99), 1e-8  # of Adam; shorter memories than usual, for few steps
@@ -25,7 +25,7 @@ _BETAS, _EPSILON = (0.8, 0.99), 1e-8  # of Adam; shorter memories than usual, fo
 
 @dataclass(frozen=True)
 class Recipe:
-    """How y is moved.
+    """How y is optimised.
 
     Attributes:
         steps: of Adam; each is a pass through latent codec and g_s and back.
@@ -61,7 +61,7 @@ def recipe_of(effort: int) -> Recipe | None:
         ArgumentError: not 0 to 9.
     """
     if not isinstance(effort, int) or not 0 <= effort < len(EFFORTS):
-        raise ArgumentError(f"effort must be a whole number from 0 to {len(EFFORTS) - 1}, got {effort!r}")
+        raise ArgumentError(f"effort must be an integer from 0 to {len(EFFORTS) - 1}, got {effort!r}")
     return EFFORTS[effort]
 
 
@@ -113,7 +113,7 @@ def refine(
         recipe: how.
         lmbda: weight of D.
         quality: as the latent codec takes it.
-        progress: is told after each step.
+        progress: called after each step.
 
     Returns:
         The latent, of y's shape.

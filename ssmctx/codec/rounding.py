@@ -1,4 +1,4 @@
-"""Rounding that gradients go through, for latents that are optimised."""
+"""Rounding with gradients, for latents that are optimised."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def soft_rounding(slope: float) -> Rounding:
 
     $$ s(x) = m + \frac{\tanh(\alpha (x - m))}{2 \tanh(\alpha / 2)}, \quad m = \lfloor x \rfloor + \tfrac12 $$
 
-    Whole numbers and halves stay where they are.
+    Integers and halves are fixed points.
 
     Args:
         slope: alpha, above 0.
@@ -73,7 +73,7 @@ def estimate_latent(
 
 
 class _Rounding(TorchFunctionMode):
-    """Another rounding in place of torch's, in this thread."""
+    """Another rounding instead of torch's, in this thread."""
 
     def __init__(self, rounding: Rounding) -> None:
         super().__init__()

@@ -22,8 +22,8 @@ def update_tables(codec: Any, force: bool = True, update_quantiles: bool = False
 
     Args:
         codec: a model or latent codec; or what holds one.
-        force: build anew what is built.
-        update_quantiles: settle the quantiles of factorised priors first.
+        force: build them again if they exist.
+        update_quantiles: compute the quantiles of factorised priors first.
 
     Returns:
         Whether anything was built.

@@ -84,8 +84,8 @@ def _read(path: str | os.PathLike[str]) -> Any:
         raise
     except Exception as error:  # damaged and hostile files end in errors of many types
         raise CheckpointError(
-            f"{os.fspath(path)} is damaged, or holds more than weights ({type(error).__name__}); if you trust it, load "
-            "it yourself and save its state dict alone"
+            f"{os.fspath(path)} is damaged, or contains more than weights ({type(error).__name__}); if you trust it, "
+            "load it yourself and save only its state dict"
         ) from error
 
 

@@ -57,7 +57,7 @@ class ReleasedMambaIC(ImageCodec):
     ) -> None:
         check_positive("ReleasedMambaIC", N=N, M=M)
         if len(depths) != 4 or min(depths) < 0:
-            raise ArgumentError(f"ReleasedMambaIC: depths must be four whole numbers of at least 0, got {depths!r}")
+            raise ArgumentError(f"ReleasedMambaIC: depths must be four integers of at least 0, got {depths!r}")
         *stages, hyper_depth = depths
         width = 2 * N
 

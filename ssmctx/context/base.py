@@ -38,7 +38,7 @@ class ContextModel(nn.Module):
     def begin(self, side: Tensor) -> Any:
         """What the steps of one latent share: an object of the model's own, or None, the default.
 
-        The coding loop calls it once a latent and hands the state to each step, in coding order; a step may change it.
+        The coding loop calls it once per latent and passes the state to each step in coding order; steps may change it.
 
         Args:
             side: side information h_s(z_hat), (batch, 2M, H, W).
@@ -48,13 +48,13 @@ class ContextModel(nn.Module):
     def forward(self, step: int, y_hat: Tensor, side: Tensor, state: Any = None) -> tuple[Tensor, Tensor]:
         """Predict the distribution of the elements that one step codes.
 
-        Must read of `y_hat` only what steps before this one coded; the coding loop hands it nothing else.
+        Must read of `y_hat` only what steps before this one coded; the coding loop passes nothing else.
 
         Args:
             step: the coding step, 0 to `order.num_steps - 1`.
             y_hat: the latent as far as it is coded, (batch, M, H, W).
             side: side information h_s(z_hat), (batch, 2M, H, W).
-            state: what `begin` gave, after all earlier steps; None to answer for this step alone.
+            state: what `begin` gave, after all earlier steps; None to compute this step alone.
 
         Returns:
             mean and scale, each (batch, channels of the step's slice, H, W), channels as `order.channels(step)` has
@@ -68,11 +68,11 @@ class ContextModel(nn.Module):
 
         The coding loop asks once, after `begin`. Where it gets scales, y is coded in one call, a decoder has all
         symbols before the first step, and of what `forward` gives only the means count; `forward` must still give the
-        same scales, for who asks for a step alone.
+        same scales, for calls of a single step.
 
         Args:
             side: side information h_s(z_hat), (batch, 2M, H, W).
-            state: what `begin` gave, before the first step; None to compute what is needed anew.
+            state: what `begin` gave, before the first step; None to compute what is needed.
 
         Returns:
             Standard deviations in quantisation steps, (batch, M, H, W), or None.

@@ -95,8 +95,10 @@ class CarriedStateContext(ContextModel):
 
     $$ \psi_0 = \mathrm{Mix}(\mathrm{init}(\mathrm{side})), \quad
     \psi_{k+1} = \mathrm{Mix}_k(\psi_k + \mathrm{Conv}_k([\hat y_k / s,\; |\hat y_k - \mu_k| / s,\; 1_k])) $$
+
     $$ (\mu, \log\sigma)_t = \mathrm{side} + \mathrm{head}_t(\phi_t), \quad
     \phi_t = \psi_k \;\text{or, in a later pass,}\; \phi_t = u + \mathrm{MLP}_t(u), $$
+
     $$ u = \psi_k + \mathrm{Conv}_t([\hat y_{k,<t} / s,\; |\hat y_{k,<t} - \mu_{k,<t}| / s,\; 1_{<t}]) $$
 
     y_hat_k is slice k, mu_k what was predicted of it, 1_k says where it is coded, the same with <t are what earlier
@@ -109,7 +111,7 @@ class CarriedStateContext(ContextModel):
         M: channels of the latent.
         num_slices: slices of growing widths, each coded as a checkerboard; default 5.
         dim: channels of the feature map.
-        order: any coding order of M channels, in place of num_slices.
+        order: any coding order of M channels, instead of num_slices.
         spread: root mean square of each channel of y, (M,), where it is known: s begins there, and without an order the
             channels are coded from the widest to the narrowest. A checkpoint needs the same order again.
 
@@ -254,7 +256,7 @@ def _order(M: int, num_slices: int | None, order: CodingOrder | None, spreads: l
         slices = growing_slices(M, min(_SLICES, M) if num_slices is None else num_slices)
         return CodingOrder.checkerboard(slices, permutation=sorted(range(M), key=lambda channel: -spreads[channel]))
     if num_slices is not None:
-        raise ArgumentError("CarriedStateContext: order takes the place of num_slices; give it alone")
+        raise ArgumentError("CarriedStateContext: order replaces num_slices: give only order")
     if order.num_channels != M:
         raise ArgumentError(f"CarriedStateContext: the order must have M={M} channels, got {order.num_channels}")
     return order

@@ -56,7 +56,7 @@ class ChannelSpatialContext(ContextModel):
         scan_backend: of VSS blocks, a name from `ssmctx.registry.scan_backends`, or "auto".
         slices: width of each slice, with the sum M; they may differ.
         spatial: whether a slice is coded in two passes, the second with the spatial feature; otherwise in one.
-        order: any other coding order of M channels, in place of num_slices, slices and spatial.
+        order: any other coding order of M channels, instead of num_slices, slices and spatial.
         block: what the features are made with, a name from `ssmctx.registry.blocks`.
 
     Raises:
@@ -158,7 +158,7 @@ def _order(
     name = "ChannelSpatialContext"
     if order is not None:
         if (num_slices, slices, spatial) != (None, None, None):
-            raise ArgumentError(f"{name}: order takes the place of num_slices, slices and spatial; give it alone")
+            raise ArgumentError(f"{name}: order replaces num_slices, slices and spatial: give only order")
         if order.num_channels != M:
             raise ArgumentError(f"{name}: the order must have M={M} channels, got {order.num_channels}")
         return order
@@ -167,7 +167,7 @@ def _order(
         check_positive(name, num_slices=num_slices)
         slices = even_slices(name, M, num_slices)
     elif num_slices is not None:
-        raise ArgumentError(f"{name}: slices take the place of num_slices; give one of them")
+        raise ArgumentError(f"{name}: slices replace num_slices: give one of them")
     elif sum(slices) != M:
         raise ArgumentError(f"{name}: slices must add up to M={M}, got {list(slices)}")
     return CodingOrder.one_pass(slices) if spatial is False else CodingOrder.checkerboard(slices)

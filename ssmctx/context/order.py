@@ -133,7 +133,7 @@ class CodingOrder:
 
     Raises:
         ArgumentError: no slice, one without channels, lattices that do not partition the plane, no permutation of the
-            channels, or more than 16383 steps, which no file tells.
+            channels, or more than 16383 steps, the limit of a file.
 
     Source:
         MambaIC section 3.1 (equations 10 and 11) and 3.2; checkerboard of He et al., 2021; channels sorted by
@@ -163,7 +163,7 @@ class CodingOrder:
         self.passes_outer = bool(passes_outer)
         self._ends = tuple(accumulate(self.slices))
         if self.num_steps > MAX_STEPS:
-            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file tells {MAX_STEPS} at most")
+            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file stores {MAX_STEPS} at most")
         self.permutation = _permutation(permutation, self.num_channels)
 
     @classmethod

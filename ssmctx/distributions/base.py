@@ -1,4 +1,4 @@
-"""What y is coded with: a family of laws with a scale, its likelihoods and its coding tables."""
+"""What y is coded with: a family of distributions with a scale, its likelihoods and its coding tables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LIKELIHOOD_MIN = 1e-9
 class Distribution(ABC):
     r"""Base class of what an element of y is coded with: zero-mean, symmetric, unimodal, with a scale.
 
-    A family of laws $\sigma X$ with $\mathrm{E} X = 0$ and $\mathrm{Var} X = 1$: whatever the law, the scale is the
+    Random variables $\sigma X$ with $\mathrm{E} X = 0$ and $\mathrm{Var} X = 1$: the scale is always the
     standard deviation. Derive from it, give it a `name`, and write `survival` and `half_mass`; likelihoods, rows and
     tables follow. Two of the same class and parameters are equal. A class with parameters of its own is a dataclass,
     `@dataclass(frozen=True)`, too.

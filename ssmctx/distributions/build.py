@@ -1,4 +1,4 @@
-"""Coding tables of a law, from its masses by arithmetic that rounds alike on every machine."""
+"""Coding tables of a distribution, from its masses, by arithmetic that rounds the same way on every machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Quantise", "build_tables"]
 HalfMass = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 Quantise = Callable[[NDArray[np.float64]], NDArray[np.int32]]
 
-_FARTHEST = 1e6  # standard deviations; a law that has not ended there is none
+_FARTHEST = 1e6  # standard deviations; a distribution that has not ended there is invalid
 _WIDEST = 4096  # symbols to each side of 0; a row of 65536 counts has no use for more
 _ROUNDING = 1e-9
 
@@ -24,11 +24,11 @@ _ROUNDING = 1e-9
 def build_tables(
     name: str, half_mass: HalfMass, scales: Sequence[float], escaped: float, quantise: Quantise
 ) -> CodingTables:
-    """Tables of a symmetric law: row i codes whole numbers of standard deviation `scales[i]`.
+    """Tables of a symmetric distribution: row i codes integers of standard deviation `scales[i]`.
 
     Args:
-        name: of the law, for messages.
-        half_mass: P(0 < X < x) of the law with a standard deviation of 1.
+        name: of the distribution, for messages.
+        half_mass: P(0 < X < x) of the distribution with a standard deviation of 1.
         scales: standard deviations, one a row.
         escaped: mass that each row may leave to its escape.
         quantise: from a row's probabilities to its cumulative frequencies.

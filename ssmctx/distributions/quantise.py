@@ -1,4 +1,4 @@
-"""Probabilities as the whole numbers that entropy coders work with."""
+"""Probabilities as the integers that entropy coders work with."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class KernelArrays(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class CodingTables:
-    """Cumulative 16-bit frequencies, one row an index; checked when made, and read-only from then on.
+    """Cumulative 16-bit frequencies, one row per index; checked when made, and read-only from then on.
 
     Interval i of a row codes the symbol offset + i, except the last one: it is the row's escape, followed by the
     symbol itself. All symbols of a row are 16-bit numbers.
@@ -83,7 +83,7 @@ class CodingTables:
 
     @classmethod
     def from_lists(cls, cdfs: Sequence[Any], lengths: Sequence[Any], offsets: Sequence[Any]) -> CodingTables:
-        """Tables of rows that may differ in length, as lists or arrays of any whole numbers.
+        """Tables of rows that may differ in length, as lists or arrays of any integers.
 
         Raises:
             ArgumentError: see the class; also a row that holds fewer entries than its length.
@@ -220,7 +220,7 @@ def check_symbols(symbols: NDArray[np.int16], indexes: NDArray[Any]) -> None:
     if not isinstance(symbols, np.ndarray) or symbols.dtype != np.int16 or symbols.ndim != 1:
         raise ArgumentError(f"symbols must be a 1-D array of int16, got {_describe(symbols)}")
     if symbols.size != indexes.size:
-        raise ArgumentError(f"one index a symbol is needed, got {symbols.size} symbols and {indexes.size} indexes")
+        raise ArgumentError(f"one index per symbol is needed, got {symbols.size} symbols and {indexes.size} indexes")
 
 
 def _all_rows(good: NDArray[np.bool_], rule: str, values: NDArray[Any], what: str = "") -> None:
@@ -232,7 +232,7 @@ def _all_rows(good: NDArray[np.bool_], rule: str, values: NDArray[Any], what: st
 def _whole_numbers(name: str, values: Any) -> NDArray[np.int32]:
     array = np.asarray(values)
     if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
-        raise ArgumentError(f"{name} must be a row of whole numbers, got {_describe(array)}")
+        raise ArgumentError(f"{name} must be a row of integers, got {_describe(array)}")
     limits = np.iinfo(np.int32)
     if array.size and not limits.min <= array.min() <= array.max() <= limits.max:
         raise ArgumentError(f"{name} must be 32-bit, got {array.min()} ... {array.max()}")

@@ -42,7 +42,7 @@ _MAX_PIXELS = 1 << 30
 
 @dataclass(frozen=True)
 class CodedImage:
-    """One coded image, as a file holds it.
+    """One coded image, as stored in a file.
 
     Attributes:
         fingerprint: of the decoder, 8 bytes; in versions before 4, of all weights.
@@ -76,7 +76,7 @@ class CodedImage:
     exact: bool = False
 
     def to_bytes(self) -> bytes:
-        """The whole file, in the newest version.
+        """The bytes of the file, in the newest version.
 
         Raises:
             ArgumentError: a side below 1, more than 2^30 pixels, no sections or too many, or an image of an older
@@ -116,7 +116,7 @@ class CodedImage:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> CodedImage:
-        """Parse a whole file of any version.
+        """Parse a file of any version.
 
         Raises:
             CorruptStreamError: the data is no `.sic` file, of an unknown version, cut, or damaged.
@@ -124,7 +124,7 @@ class CodedImage:
         if data[:4] != _MAGIC:
             raise CorruptStreamError(f"not a .sic file: it starts with {data[:4]!r} where {_MAGIC!r} is expected")
         if len(data) < _START.size + _CRC.size:
-            raise CorruptStreamError(f"a .sic file has more than {_START.size} bytes, got {len(data)}: cut off")
+            raise CorruptStreamError(f"a .sic file has more than {_START.size} bytes, got {len(data)}: truncated")
         version, body = data[4], data[: -_CRC.size]
         if version != _VERSION and version not in OLD_VERSIONS:
             raise CorruptStreamError(
@@ -135,7 +135,7 @@ class CodedImage:
             raise CorruptStreamError("the file's checksum is wrong: it is damaged; copy it again from its source")
         if min(image.width, image.height) < 1 or image.width * image.height > _MAX_PIXELS:
             raise CorruptStreamError(
-                f"the header says {image.width} x {image.height} pixels, which no encoder of ours writes"
+                f"the header says {image.width} x {image.height} pixels, which no ssmctx encoder writes"
             )
         return image
 
@@ -152,7 +152,7 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
             length, offset = take_varint(body, offset, what)
             texts[i], offset = body[offset : offset + length], offset + length
             if offset > len(body):
-                raise CorruptStreamError(f"the data ends within {what}: it was cut")
+                raise CorruptStreamError(f"the data ends within {what}: it was truncated")
     count = _usual_count(flags)
     if flags & _COUNT:
         count, offset = take_varint(body, offset, "the number of sections")
@@ -165,8 +165,8 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
     width, height, *lengths = numbers
     if offset + sum(lengths) > len(body):
         raise CorruptStreamError(
-            f"the header promises {offset + sum(lengths) + _CRC.size} bytes or more, the file has "
-            f"{len(body) + _CRC.size}: cut off or damaged"
+            f"the header requires {offset + sum(lengths) + _CRC.size} bytes or more, the file has "
+            f"{len(body) + _CRC.size}: truncated or damaged"
         )
     sections = []
     for length in lengths:
@@ -185,7 +185,7 @@ def _parse(make: type[CodedImage], body: bytes) -> CodedImage:
 
 
 def _usual_count(flags: int) -> int:
-    """Sections where their number is not told."""
+    """Number of sections where the file does not give it."""
     return 3 if flags & _EXACT else 4
 
 

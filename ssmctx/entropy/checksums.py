@@ -1,4 +1,4 @@
-"""Checksums of the symbols: what tells a decoder that it decodes what was encoded."""
+"""Checksums of the symbols, by which a decoder verifies them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHORT = 512  # bytes of y's stream, below which one checksum serves all steps
 
 
 def checksum(symbols: NDArray[np.int16]) -> int:
-    """16 bits that tell symbols from others."""
+    """16-bit checksum of symbols."""
     return zlib.crc32(symbols.astype("<i2", copy=False).tobytes()) & 0xFFFF
 
 
@@ -88,7 +88,7 @@ class Checksums:
         if not count or len(data) != 3 + 2 * count or (kind == _EACH and count == 1):
             came = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
             raise CorruptStreamError(
-                f"the checksums of {steps} steps take 5 bytes or {3 + 2 * steps}, got {came}: cut off or damaged"
+                f"the checksums of {steps} steps take 5 bytes or {3 + 2 * steps}, got {came}: truncated or damaged"
             )
         z, *rest = struct.unpack(f"<{1 + count}H", data[1:])
         return cls(z ^ _crc(data[:1], data[3:], guard), tuple(rest))

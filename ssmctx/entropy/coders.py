@@ -1,4 +1,4 @@
-"""What an entropy coder is: three protocols, so that others can be registered and used in its place."""
+"""Three protocols of an entropy coder, so that other coders can be registered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Coder", "StreamDecoder", "StreamEncoder"]
 
 
 class StreamEncoder(Protocol):
-    """Takes symbols in coding order and gives one stream."""
+    """Encodes symbols in coding order to one stream."""
 
     def encode(self, symbols: NDArray[np.int16], indexes: NDArray[Any], tables: CodingTables) -> None:
         """Append symbols, each with the table row that its index names.
@@ -36,7 +36,7 @@ class StreamEncoder(Protocol):
 
 
 class StreamDecoder(Protocol):
-    """Hands out the symbols of one stream in the order in which they were encoded."""
+    """Decodes the symbols of one stream in the order in which they were encoded."""
 
     def decode(self, indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.int16]:
         """The next symbols, one for each index.
@@ -53,7 +53,7 @@ class StreamDecoder(Protocol):
 
         Raises:
             ArgumentError: indexes have another dtype or shape, or one has no row.
-            CorruptStreamError: the stream cannot go on like this.
+            CorruptStreamError: the stream is damaged.
         """
         ...
 
@@ -70,7 +70,7 @@ class Coder(Protocol):
     """Makes encoders and decoders of one format.
 
     Attributes:
-        name: what the format is called in files and in the registry.
+        name: of the format, in fingerprints and in the registry.
 
     Examples:
         >>> import numpy as np

@@ -85,7 +85,7 @@ class _Decoder:
             words = np.frombuffer(stream[_HEADER.size : end], "<u4").astype(np.uint32)
             self._coder = _constriction().stack.AnsCoder(words)
         except ValueError as error:
-            raise CorruptStreamError(f"constriction refuses the words of the stream: {error}") from error
+            raise CorruptStreamError(f"constriction rejects the words of the stream: {error}") from error
         self._outside = np.frombuffer(stream[end:], "<i2")
 
     def decode(self, indexes: NDArray[Any], tables: CodingTables) -> NDArray[np.int16]:

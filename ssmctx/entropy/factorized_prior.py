@@ -156,7 +156,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
 
         Args:
             force: also where there are tables.
-            update_quantiles: settle the quantiles first, by search; the auxiliary loss only approaches them.
+            update_quantiles: compute the quantiles first, by search; the auxiliary loss only approaches them.
 
         Returns:
             Whether anything was built.
@@ -229,7 +229,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
 
 
 class _Weights(nn.ParameterList):
-    """Weights of all layers, given out when it is called, so that hooks and wrappers of the list take effect."""
+    """Weights of all layers, returned by a call, so that hooks and wrappers of the list take effect."""
 
     __call__ = nn.Module.__call__  # a ParameterList's refuses
 

@@ -22,7 +22,7 @@ __all__ = ["ExactPrior", "factorized_tables", "settled_quantiles"]
 Array = NDArray[np.float64]
 
 _LOG2_E = 1.4426950408889634
-_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the former times a whole number below 2^20 is exact
+_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the former times an integer below 2^20 is exact
 _LARGEST = 700.0  # e^700 is a normal number, and so is e^-700
 _EXP_TERMS = 14  # (ln 2 / 2)^14 / 14! < 1e-17
 _LOG_TERMS = 20  # (1 / 3)^40 / 41 < 1e-20

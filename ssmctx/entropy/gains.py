@@ -36,7 +36,7 @@ class Gain(NamedTuple):
 
 
 class QualityGains(nn.Module):
-    r"""A vector of gains a quality, interpolated between qualities on a log axis.
+    r"""A vector of gains per quality, interpolated between qualities on a log axis.
 
     $$ g_q = \exp\big((1 - t)\, a_{\lfloor q \rfloor} + t\, a_{\lfloor q \rfloor + 1}\big), \quad
     t = q - \lfloor q \rfloor $$
@@ -62,7 +62,7 @@ class QualityGains(nn.Module):
     def __init__(self, M: int, hyper_channels: int, count: int) -> None:
         super().__init__()
         if not isinstance(count, int) or count < 1:
-            raise ArgumentError(f"qualities must be a whole number of at least 1, got {count!r}")
+            raise ArgumentError(f"qualities must be an integer of at least 1, got {count!r}")
         self.count = count
         ladder = (torch.arange(count) - (count - 1) / 2) * math.log(2) / 2
         self.log_y = nn.Parameter(ladder[:, None].repeat(1, M))
@@ -72,7 +72,7 @@ class QualityGains(nn.Module):
         """Gains of a quality, or of one for each image of a batch.
 
         Args:
-            quality: 0 to count - 1, whole or between; rounded to 1/256.
+            quality: 0 to count - 1, an integer or between two; rounded to 1/256.
 
         Raises:
             ArgumentError: out of range.
@@ -89,7 +89,7 @@ class QualityGains(nn.Module):
         return Gain(at(self.log_y), at(self.log_z), tuple(units))
 
     def units(self, quality: Quality) -> list[int]:
-        """Qualities as a file tells them, in 1/256.
+        """Qualities as stored in files, in units of 1/256.
 
         Raises:
             ArgumentError: out of range, or no number.

@@ -1,4 +1,4 @@
-r"""The guard: what keeps encoder and decoder on the same table rows when their floating-point numbers differ.
+r"""The guard: keeps encoder and decoder on the same table rows when their floating-point results differ.
 
 Which row codes an element is decided by comparing its scale with borders. Two machines compute scales that differ in
 the last bits, so that one may see a scale left of a border and the other right of it; from there on the rest of the
@@ -111,7 +111,7 @@ class Guard:
             CorruptStreamError: it is not one that `to_bytes` writes for them.
         """
         if not isinstance(data, bytes) or len(data) == 1:
-            raise CorruptStreamError(f"a guard is bytes, none or two or more; got {data!r:.20}: cut off or damaged")
+            raise CorruptStreamError(f"a guard is bytes, none or two or more; got {data!r:.20}: truncated or damaged")
         if not data:
             return cls.none()
         band = struct.unpack_from("<H", data)[0] * _BAND_UNIT
@@ -122,7 +122,7 @@ class Guard:
         doublings = data[2]
         groups = -(-total // (_GROUP << min(doublings, _MOST_DOUBLINGS)))
         if doublings > _MOST_DOUBLINGS or len(data) < 3 + groups:
-            raise CorruptStreamError("the guard ends within its shifts: it was cut or is damaged")
+            raise CorruptStreamError("the guard ends within its shifts: it was truncated or is damaged")
         shifts = np.frombuffer(data, np.uint8, groups, 3)
         indices, upper = unpack_indices(data[3 + groups :], total)
         return cls(band, doublings, shifts, indices, upper)

@@ -28,7 +28,7 @@ class EstimatedSide(NamedTuple):
 
     Attributes:
         side: h_s(z_hat) at y's size, (batch, 2M, H, W).
-        symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+        symbols: of z, (batch, hyper_channels, h, w), integers.
         likelihoods: of z, of the same shape.
     """
 
@@ -51,7 +51,7 @@ class CodedSide(NamedTuple):
 
     Attributes:
         side: h_s(z_hat) at y's size, (1, 2M, H, W).
-        symbols: of z, (1, hyper_channels, h, w), whole numbers.
+        symbols: of z, (1, hyper_channels, h, w), integers.
         checksum: of z's symbols.
         stream: of z.
         size: height and width of z.
@@ -92,7 +92,7 @@ class Hyperprior(nn.Module):
         if hidden and value is not None:
             raise ArgumentError(
                 f"{type(self).__name__}: {name} needs {', '.join(hidden)}, and {type(value).__name__} has none: wrap "
-                "the whole model or modules inside, or hand these on to what is wrapped"
+                "the whole model or modules inside, or forward these to the wrapped module"
             )
         super().__setattr__(name, value)
 
@@ -105,7 +105,7 @@ class Hyperprior(nn.Module):
         Args:
             y: latent (batch, M, H, W).
             gain: of z, (batch or 1, hyper_channels, 1, 1); None for 1.
-            rounding: in place of both; the likelihoods are then those of what it gives.
+            rounding: instead of both; the likelihoods are then those of what it gives.
         """
         z = self._analyse(y, gain)
         with stage("entropy_bottleneck"):

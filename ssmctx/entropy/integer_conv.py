@@ -1,4 +1,4 @@
-r"""A convolution of whole numbers that gives the same whole numbers on every machine.
+r"""A convolution of integers that gives the same integers on every machine.
 
 Weights and activations are integers that stand for multiples of powers of two: $w = 2^{-14} W$, $x = 2^{-10} X$. Sums
 of products are computed in float64, which holds every integer up to $2^{53}$. As long as
@@ -35,13 +35,13 @@ _MOST_WEIGHT = (1 << 31) - 1
 
 
 def to_whole(x: Tensor) -> Tensor:
-    """The nearest whole numbers, halves up, with the gradient of x."""
+    """The nearest integers, halves up, with the gradient of x."""
     nearest = (x.detach() + 0.5).floor_()
     return x + (nearest - x.detach()) if x.requires_grad else nearest
 
 
 class IntegerConv2d(HeldTables):
-    r"""Convolution with zero padding that keeps height and width, in whole numbers.
+    r"""Convolution with zero padding that keeps height and width, in integers.
 
     $$ Y_o = B_o + \sum_i W_{oi} X_i, \quad W = \mathrm{round}(2^{14} w), \quad B = \mathrm{round}(2^{24} b) $$
 
@@ -116,7 +116,7 @@ class IntegerConv2d(HeldTables):
         bound = self._largest_sum(weight, bias)
         if not bound < _EXACT or not bool(weight.abs().max() <= _MOST_WEIGHT):
             raise ArgumentError(
-                f"IntegerConv2d: sums up to {bound:.3g} could occur, float64 holds whole numbers below 2^53 = "
+                f"IntegerConv2d: sums up to {bound:.3g} could occur, float64 holds integers below 2^53 = "
                 f"{_EXACT:.3g}; weights of magnitude {weight.abs().max() * 2.0**-WEIGHT_BITS:.3g} are too large: train "
                 "with weight decay or a lower learning rate"
             )

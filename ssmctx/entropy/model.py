@@ -62,7 +62,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         N: half the width of the default h_a and h_s; default 128.
         coder: a name from `ssmctx.registry.coders`.
         guard_band: relative drift of scales that a decoder may have, up to 0.0039, default 2^-13; 0 to write no guard.
-        qualities: how many qualities the model learns gains for; None for a model of one rate.
+        qualities: number of qualities, each with learned gains; None for a single-rate model.
         scales: "integer" for a `ScaleNetwork` that gives the scales from symbols of z and of earlier steps, exactly on
             every machine and without a guard; "float" for the same network in floating point; or a `ScaleNetwork`. The
             context then gives the means alone. None takes the context's scales.
@@ -103,9 +103,11 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         scales: ScaleNetwork | str | None = None,
     ) -> None:
         if context is not None and num_slices is not None:
-            raise ArgumentError("MambaICEntropyModel: num_slices is of the default context; give it or context")
+            raise ArgumentError("MambaICEntropyModel: num_slices configures the default context; give one of them")
         if h_a is not None and h_s is not None and N is not None:
-            raise ArgumentError("MambaICEntropyModel: N is of the default h_a and h_s, both are given; leave it out")
+            raise ArgumentError(
+                "MambaICEntropyModel: N configures the default h_a and h_s, but both are given; leave it out"
+            )
         N = 128 if N is None else N
         check_positive("MambaICEntropyModel", M=M, hyper_channels=hyper_channels, N=N)
         super().__init__(
@@ -138,7 +140,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Args:
             y: latent (batch, M, H, W).
-            quality: 0 to qualities - 1, whole or between, or one for each image; None for gains of 1.
+            quality: 0 to qualities - 1, an integer or between two, or one per image; None for gains of 1.
 
         Returns:
             "y_hat" (batch, M, H, W) and "likelihoods", a dict of "y" (y's shape) and "z" (z's shape); the sum of -log2
@@ -161,7 +163,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         Args:
             y: latent (batch, M, H, W).
             quality: as `forward` takes it.
-            rounding: in place of `torch.round`; the rate is differentiable as far as it is.
+            rounding: instead of `torch.round`; the rate is differentiable as far as it is.
 
         Returns:
             "y_hat" and "likelihoods", as `forward` gives them.
@@ -182,7 +184,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Args:
             y: latent (batch, M, H, W).
-            quality: 0 to qualities - 1, whole or between; None for gains of 1.
+            quality: 0 to qualities - 1, an integer or between two; None for gains of 1.
 
         Returns:
             "strings" [y streams, z streams, checksums, guards], each a list of bytes per image, no guards where scales
@@ -223,7 +225,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         Args:
             strings: [y streams, z streams, checksums, guards], as `compress` gave them, one of each per image.
             shape: {"y": (H, W), "hyper": (h, w)} in latent cells, and "quality" where it was coded with one.
-            quality: in place of shape["quality"].
+            quality: instead of shape["quality"].
 
         Returns:
             "y_hat" (batch, M, H, W), bit for bit the encoder's on the same machine.
@@ -231,7 +233,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         Raises:
             ArgumentError: strings or shape have another form, the weights are narrower than float32, or a quality is
                 out of range or for a model without qualities.
-            CorruptStreamError: a stream cannot be one of ours.
+            CorruptStreamError: a stream is invalid.
             DecodeMismatchError: a step decodes to other symbols than were encoded.
             NotUpdatedError: `update()` was not called.
         """
@@ -248,8 +250,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         """Build the coding tables, and the integers of a scale network; call it after training.
 
         Args:
-            force: build them anew where they are built.
-            update_quantiles: settle the quantiles of z's prior first, which lag behind it in training.
+            force: build them again if they exist.
+            update_quantiles: compute the quantiles of z's prior first, which lag behind it in training.
 
         Returns:
             Whether anything was built.
@@ -269,7 +271,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     # --- who can decode
 
     def coding_fingerprint(self) -> bytes:
-        """4 bytes that tell coder and tables from others.
+        """A 4-byte hash of coder and tables.
 
         Raises:
             NotUpdatedError: `update()` was not called.

@@ -18,7 +18,7 @@ __all__ = ["coding_numerics", "scan_backend"]
 
 @contextmanager
 def coding_numerics(module: nn.Module) -> Iterator[None]:
-    """Run a module as encoder and decoder have to: in evaluation mode, without autocast, TF32 or autotuned kernels.
+    """Run a module as encoder and decoder must: in evaluation mode, without autocast, TF32 or autotuned kernels.
 
     Everything is as before afterwards, whatever other threads code meanwhile. Precision and kernels are switches of the
     process: other threads that compute at the same time get full precision too.

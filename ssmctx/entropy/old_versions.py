@@ -42,7 +42,7 @@ _Z_CHECKSUM = slice(3, 5)  # bytes of the guard
 
 def _version_1(body: bytes) -> dict[str, Any]:
     if len(body) < _HEAD + _VERSION_1.size:
-        raise CorruptStreamError("the data ends within the header: it was cut")
+        raise CorruptStreamError("the data ends within the header: it was truncated")
     width, height, *lengths = _VERSION_1.unpack_from(body, _HEAD)
     y, z = _sections(body, _HEAD + _VERSION_1.size, lengths)
     return {"fingerprint": body[5:_HEAD], "width": width, "height": height, "sections": (y, z, UNCHECKED, b"")}
@@ -63,7 +63,7 @@ OLD_VERSIONS: dict[int, Callable[[bytes], dict[str, Any]]] = {1: _version_1, 2: 
 def _with_checksums(body: bytes, folded: bool) -> dict[str, Any]:
     offset = _HEAD + _CODING.size
     if len(body) < offset:
-        raise CorruptStreamError("the data ends within the header: it was cut")
+        raise CorruptStreamError("the data ends within the header: it was truncated")
     coding, encoder = _CODING.unpack_from(body, _HEAD)
     numbers = []
     for what in _NUMBERS + _LENGTHS:
@@ -90,7 +90,7 @@ def _checksums_and_guard(guard: bytes, folded: bool) -> tuple[bytes, bytes]:
     count = guard[2] if len(guard) > 2 else 0
     end = 3 + 2 * count
     if not count or len(guard) < end:
-        raise CorruptStreamError("the guard ends within its checksums: it was cut or is damaged")
+        raise CorruptStreamError("the guard ends within its checksums: it was truncated or is damaged")
     if folded:
         head, z_checksum, tail = guard[: _Z_CHECKSUM.start], guard[_Z_CHECKSUM], guard[_Z_CHECKSUM.stop :]
         crc = binascii.crc_hqx(head + tail, 0).to_bytes(2, "little")
@@ -106,8 +106,8 @@ def _sections(body: bytes, offset: int, lengths: list[int]) -> tuple[bytes, ...]
     expected = offset + sum(lengths)
     if len(body) != expected:
         raise CorruptStreamError(
-            f"the header promises {expected + _CRC_BYTES} bytes, the file has {len(body) + _CRC_BYTES}: "
-            "cut off or damaged"
+            f"the header requires {expected + _CRC_BYTES} bytes, the file has {len(body) + _CRC_BYTES}: "
+            "truncated or damaged"
         )
     sections = []
     for length in lengths:

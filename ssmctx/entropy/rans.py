@@ -25,7 +25,7 @@ _LIMIT = 1 << 63
 def _kernels() -> Any:
     """The compiled functions where numba can compile; otherwise those in Python, which write and read the same."""
     if reason := jit.unavailable():
-        logging.getLogger("ssmctx").warning("the rANS coder runs uncompiled, some hundred times slower: %s", reason)
+        logging.getLogger("ssmctx").warning("the rANS coder runs uncompiled, about a hundred times slower: %s", reason)
         return rans_plain
     from ssmctx.entropy import rans_kernels
 
@@ -98,13 +98,13 @@ class RansEncoder:
         for symbols, indexes, tables in reversed(self._steps):
             arrays = tables.kernel_arrays
             if not _kernels().encode(symbols, indexes, arrays.rows, arrays.divisors, words, state):
-                raise RuntimeError("the buffer of the rANS encoder is too short: a fault of this library")
+                raise RuntimeError("the buffer of the rANS encoder is too short: a bug in this library")
         x, first = int(state[0]), int(state[1])
         return x.to_bytes(8, "little") + words[first:].astype("<u4", copy=False).tobytes()
 
 
 class RansDecoder:
-    """Hands out the symbols of one stream, step by step, in the order in which they were encoded.
+    """Decodes the symbols of one stream, step by step, in the order in which they were encoded.
 
     Whatever the bytes are, every call ends, in time proportional to the symbols asked for, and reads nothing but them.
 
@@ -119,7 +119,7 @@ class RansDecoder:
         if not isinstance(stream, bytes) or len(stream) < 8 or len(stream) % 4:
             came = f"{len(stream)} bytes" if isinstance(stream, bytes) else type(stream).__name__
             raise CorruptStreamError(
-                f"a rANS stream is 8 bytes or more, a multiple of 4; got {came}: it was cut or is not ours"
+                f"a rANS stream is 8 bytes or more, a multiple of 4; got {came}: truncated, or not a rANS stream"
             )
         x = int.from_bytes(stream[:8], "little")
         if not _INITIAL <= x < _LIMIT:
@@ -150,7 +150,9 @@ class RansDecoder:
             self._words, rows, arrays.rows, arrays.intervals, arrays.starts, arrays.numbers, symbols, self._state
         )
         if fault == SHORT:
-            raise CorruptStreamError("the rANS stream ends before its symbols do: it was cut, or the tables differ")
+            raise CorruptStreamError(
+                "the rANS stream ends before its symbols do: it was truncated, or the tables differ"
+            )
         if fault == MALFORMED:
             raise CorruptStreamError("the rANS stream has an escape to no 16-bit symbol: damaged, or the tables differ")
         return symbols

@@ -1,6 +1,6 @@
-"""The rANS coder as its equations read, in whole numbers of Python: slow, needs no compiler, and the kernels' measure.
+"""The rANS coder as its equations read, in integers of Python: slow, needs no compiler, and the kernels' measure.
 
-The coder's state is one whole number x, 2^31 <= x < 2^63. A symbol of frequency f and start s takes it to
+The coder's state is one integer x, 2^31 <= x < 2^63. A symbol of frequency f and start s takes it to
 (x // f) 2^16 + s + x % f, which multiplies it by about 2^16 / f; when it would grow past 2^63 its lower 32 bits leave
 as a word. Decoding runs all this backwards, so that the encoder starts with the last symbol and writes the words from
 the end. An escape is followed by the number of 4-bit groups of what comes next and by the groups themselves, lowest

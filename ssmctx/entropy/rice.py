@@ -53,7 +53,7 @@ def unpack_indices(data: bytes, total: int) -> tuple[NDArray[np.int64], NDArray[
             end = bits.index(0, at)
             marks[number] = bits[end + 1 + low_bits]
         except (ValueError, IndexError):
-            raise CorruptStreamError("the guard ends within its list: it was cut") from None
+            raise CorruptStreamError("the guard ends within its list: it was truncated") from None
         low = bits[end + 1 : end + 1 + low_bits]
         index += 1 + (end - at << low_bits) + sum(bit << i for i, bit in enumerate(low))
         indices[number] = index
@@ -64,5 +64,5 @@ def unpack_indices(data: bytes, total: int) -> tuple[NDArray[np.int64], NDArray[
 
 
 def _low_bits(count: int, total: int) -> int:
-    """The best for gaps that are geometric with this mean, from whole numbers only."""
+    """The best for gaps that are geometric with this mean, from integers only."""
     return max(0, (total * 11 // (16 * max(1, count))).bit_length() - 1)  # 11 / 16 is about ln 2

@@ -1,4 +1,4 @@
-"""Scales of y from what was decoded before, by whole numbers: the same table rows on every machine, by proof."""
+"""Scales of y from decoded symbols by integers: the same table rows on every machine, by proof."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ScaleState:
     """What a `ScaleNetwork` knows before a coding step.
 
     Attributes:
-        symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+        symbols: of z, (batch, hyper_channels, h, w), integers.
         gain: of the quality.
         size: height and width of y.
         frozen: use what `update` made, as coding must, not the weights of now.
@@ -71,9 +71,10 @@ class StepScales:
 
 
 class ScaleNetwork(HeldTables):
-    r"""A small network of whole numbers, from decoded symbols to the table row of every element of y.
+    r"""A small network of integers, from decoded symbols to the table row of every element of y.
 
     $$ f_0 = \mathrm{body}(\hat z), \quad f_{k+1} = f_k + B_k\,\mathrm{ReLU}(f_k + A_k |q_k|) $$
+
     $$ \mathrm{row}_t = \lfloor 2^{-b} (\mathrm{head}_t(\phi_t) + o) \rceil, \quad
     \phi_t = f_k \;\text{or, in a later pass,}\; \phi_t = f_k + A_t |q_{k,<t}| $$
 
@@ -83,7 +84,7 @@ class ScaleNetwork(HeldTables):
     in A, 1x1 elsewhere. The last one gives levels: tabled scales are log-spaced, and it counts them in parts of
     $2^{-b}$. So a row is read off by a shift, and a gain of quality is an offset o.
 
-    In evaluation all of it runs in float64 on whole numbers, which is exact whatever the device and the order of
+    In evaluation all of it runs in float64 on integers, which is exact whatever the device and the order of
     summation (`ssmctx.entropy.integer_conv` has the proof), and needs no guard. In training the same network runs in
     the precision of its weights, with gradients straight through the rounding, and gives scales between the tabled
     ones. `update` makes the integers that code, of weights and gains; estimates are those of the weights of now.
@@ -171,7 +172,7 @@ class ScaleNetwork(HeldTables):
 
         Args:
             step: the coding step; steps are asked for in their order.
-            residuals: q by slices, (batch, m, H, W) each, whole numbers; only what earlier steps coded is looked at.
+            residuals: q by slices, (batch, m, H, W) each, integers; only what earlier steps coded is looked at.
             state: of this latent, made for its first step.
 
         Returns:
@@ -200,7 +201,7 @@ class ScaleNetwork(HeldTables):
 
         Args:
             gains: of the model's qualities.
-            force: anew where they are made.
+            force: make them again if they exist.
 
         Returns:
             Whether anything was made.
@@ -345,7 +346,7 @@ def scale_steps(
 
     Args:
         network: the scale network.
-        symbols: of z, (batch, hyper_channels, h, w), whole numbers.
+        symbols: of z, (batch, hyper_channels, h, w), integers.
         gain: of the quality.
         size: height and width of y.
         frozen: use what `update` made, as coding must.

@@ -56,7 +56,7 @@ class HeldTables(nn.Module):
 class StoredTables(HeldTables):
     """Coding tables in a state dict. A later release that builds other tables still reads the files of this checkpoint.
 
-    A checkpoint without them leaves those of the constructor. One that was made with another distribution is refused.
+    A checkpoint without them leaves those of the constructor. One that was made with another distribution is rejected.
 
     Args:
         tables: the tables of a new model.

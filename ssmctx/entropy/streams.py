@@ -27,7 +27,7 @@ _SYMBOL_MAX = 2**15 - 1
 
 
 class Sections(NamedTuple):
-    """What codes the latents of one image, each section with one job.
+    """The sections that code the latents of one image.
 
     Attributes:
         y: the symbols of y.
@@ -44,7 +44,7 @@ class Sections(NamedTuple):
 
 
 def to_symbols(values: Tensor) -> NDArray[np.int16]:
-    """Whole numbers as the coders take them.
+    """Integers in the coders' dtype.
 
     Raises:
         ArgumentError: one is not finite or beyond 16 bits.
@@ -186,7 +186,7 @@ class LatentReader:
 
         Raises:
             DecodeMismatchError: the symbols are not those that were encoded.
-            CorruptStreamError: the stream goes on.
+            CorruptStreamError: the stream does not end here.
         """
         self._check_all()
         self._decoder.finish()

@@ -1,4 +1,4 @@
-"""The process's own switches of torch, set for coding and put back when the last thread that codes is done."""
+"""torch's global switches, set for coding and restored when the last thread that codes is done."""
 
 from __future__ import annotations
 

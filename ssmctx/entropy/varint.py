@@ -1,4 +1,4 @@
-"""Whole numbers of any size in as few bytes as they need: seven bits a byte, lowest first."""
+"""Integers of any size in as few bytes as they need: seven bits a byte, lowest first."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def take_varint(data: bytes, offset: int, what: str) -> tuple[int, int]:
     value = 0
     for count in range(_LONGEST):
         if offset + count >= len(data):
-            raise CorruptStreamError(f"the data ends within {what}: it was cut")
+            raise CorruptStreamError(f"the data ends within {what}: it was truncated")
         byte = data[offset + count]
         value |= (byte & 127) << 7 * count
         if byte < 128:

@@ -1,4 +1,4 @@
-"""A convolution that sees the other colour of the checkerboard only."""
+"""A convolution that reads only the other colour of the checkerboard."""
 
 from __future__ import annotations
 

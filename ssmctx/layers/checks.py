@@ -1,4 +1,4 @@
-"""Checks of what users hand to layers."""
+"""Checks of the arguments of layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def check_image(owner: str, x: Tensor, channels: int, name: str = "x") -> None:
 
 
 def check_positive(owner: str, **sizes: int) -> None:
-    """Raise ArgumentError unless every size is a whole number of at least 1."""
+    """Raise ArgumentError unless every size is an integer of at least 1."""
     for name, value in sizes.items():
         if not isinstance(value, int) or value < 1:
-            raise ArgumentError(f"{owner}: {name} must be a whole number of at least 1, got {value!r}")
+            raise ArgumentError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")

@@ -17,7 +17,7 @@ __all__ = ["ConvBlock", "TransformerBlock", "foundation_block"]
 def foundation_block(
     name: str, dim: int, d_state: int = 16, drop_path: float = 0.0, scan_backend: str = "auto", **options: Any
 ) -> nn.Module:
-    """A block by name: (batch, dim, H, W) to the same.
+    """Make a block by name: (batch, dim, H, W) to the same.
 
     A block's signature says what it takes. `d_state` and `scan_backend` are settings of a whole codec, which blocks
     without a scan have no use for; everything else has to be taken.

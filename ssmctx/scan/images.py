@@ -26,7 +26,7 @@ def cross_selective_scan(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    r"""Selective scan of an image along several directions, added up at each pixel (the core of SS2D).
+    r"""Selective scan of an image along several directions, summed at each pixel (the core of SS2D).
 
     $$ dt = \mathrm{softplus}(dt_{raw} + dt_{bias}), \quad h_l = e^{dt_l A} h_{l-1} + dt_l B_l u_l, \quad
     v_l = C_l \cdot h_l + D u_l $$
@@ -42,7 +42,7 @@ def cross_selective_scan(
         C: output weights, (batch, H, W, K, N).
         D: skip weights, (K, d).
         dt_bias: bias of the step sizes, (K, d).
-        directions: which ways to walk, from `DIRECTIONS`; their number is K.
+        directions: scan directions, from `DIRECTIONS`; their number is K.
         backend: a name from `ssmctx.registry.scan_backends`, or "auto".
 
     Returns:

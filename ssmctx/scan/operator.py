@@ -66,7 +66,7 @@ def _multiplied(arguments: Sequence[Any]) -> ScanInputs:
 
 
 def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor, Tensor]] | None:
-    """Torch code to call in place of the operator: a backend's without gradients of its own, and what transforms need.
+    """Torch code to call instead of the operator: a backend's without gradients of its own, and what transforms need.
 
     Raises:
         BackendUnavailableError: a transform of `torch.func` is running, and the named backend cannot go through it.
@@ -167,7 +167,7 @@ def _second_gradients(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None,
     backend = _backend([*tensors, *ctx.options, dt_weight])
     if backend.differentiable is None:
         raise BackendUnavailableError(
-            f"scan backend {backend.name!r} has no second derivatives (asked for as {name!r}); choose 'torch'"
+            f"scan backend {backend.name!r} has no second derivatives (requested as {name!r}); choose 'torch'"
         )
     if torch.is_grad_enabled():
         raise BackendUnavailableError(

@@ -1,4 +1,4 @@
-"""The conformance kit: the laws that an entropy model must keep, for any codec in CompressAI's contract.
+"""The conformance kit: the laws of entropy models, for any codec with CompressAI's interface.
 
 Plain functions raise `LawBroken`, which says which law, which element, by how much and what usually causes it. They
 need nothing but torch; `ssmctx.testing.strategies` and `ssmctx.testing.suite` need hypothesis, and are imported by

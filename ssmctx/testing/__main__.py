@@ -17,7 +17,7 @@ from ssmctx.testing.report import codec_laws, judge, print_report
 __all__ = ["main"]
 
 _DESCRIPTION = """\
-Try the laws of coding on a codec and print what holds.
+Check the laws of coding on a codec and print the results.
 
 MODULE:FACTORY names a function or class without required arguments that makes the codec: a latent codec (y in, y_hat
 out) or a whole model (x in, x_hat out) with CompressAI's forward, compress and decompress. The folder that you call
@@ -27,11 +27,11 @@ _EPILOG = """\
 the laws:
   round trip      decompress(compress(x)) is what the encoder and forward have, bit for bit, in a batch and alone
   deterministic   the same image gives the same streams, again and beside other images
-  any size        every size of at least 1x1 comes back as it was
+  any size        every size of at least 1x1 decodes to the same size
   real bits       8 * bytes lie within 1 % + 64 bytes of -log2 of all likelihoods (required of trained models)
   state dict      saves and loads in any order, copies, pickles, changes dtype
-  corruption      a damaged stream ends in a ValueError, never in an image, a crash, a hang or a flood of memory
-  drift           how far a decoder's numbers may be off, relatively, before it reads other symbols (see --drift)
+  corruption      a damaged stream ends in a ValueError, never in an image, a crash, a hang or excessive memory
+  drift           relative error of a decoder's results that changes no symbol (see --drift)
 
 examples:
   python -m ssmctx.testing mycodecs:make_entropy_model --latent-channels 192
@@ -95,14 +95,14 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.0,
         metavar="T",
-        help="difference of reconstructions that is none; default 0",
+        help="largest accepted difference of reconstructions; default 0",
     )
     parser.add_argument(
         "--drift",
         type=float,
         default=0.0,
         metavar="D",
-        help="relative drift that a decoder must bear; default 0, which only says how much it bears",
+        help="relative drift that a decoder must tolerate; default 0, which only measures it",
     )
     parser.add_argument(
         "--may-decode",
@@ -110,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         choices=CORRUPTIONS,
         metavar="KIND",
-        help=f"damage that may decode, of {', '.join(CORRUPTIONS)}; for a codec whose checksums are elsewhere",
+        help=f"kinds of damage that may decode, of {', '.join(CORRUPTIONS)}; for a codec whose checksums are elsewhere",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the input; default 0")
     return parser
@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 def _factory(name: str) -> Callable[[], Any]:
     module, colon, attribute = name.partition(":")
     if not colon or not module or not attribute:
-        raise ArgumentError(f"say MODULE:FACTORY, such as mypackage.codecs:make_codec; got {name!r}")
+        raise ArgumentError(f"give MODULE:FACTORY, such as mypackage.codecs:make_codec; got {name!r}")
     found: Any = importlib.import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)

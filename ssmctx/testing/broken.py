@@ -1,4 +1,4 @@
-"""What a law says when it does not hold."""
+"""The error of a violated law."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class LawBroken(AssertionError):  # noqa: N818 - it says what happened to the law
-    """A law of coding does not hold.
+    """A law of coding is violated.
 
     Args:
         law: name of the law.
@@ -76,7 +76,7 @@ def difference(actual: Tensor, expected: Tensor, tolerance: float = 0.0) -> str 
     Args:
         actual: one.
         expected: the other.
-        tolerance: largest absolute difference that is none.
+        tolerance: largest accepted absolute difference.
 
     Examples:
         >>> import torch

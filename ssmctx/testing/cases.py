@@ -1,4 +1,4 @@
-"""Inputs of the laws, each made from a few whole numbers, so that a failure is one line to replay."""
+"""Inputs of the laws, each made from a few integers, so that a failure is one line to replay."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class ScanCase:
         width: in positions.
         channels: d.
         states: N.
-        directions: which ways to walk.
+        directions: scan directions.
         softplus: whether step sizes go through a softplus.
         dt_shift: added to the step sizes; -12 makes memory long, 6 makes it short.
         seed: of the values.
@@ -159,7 +159,7 @@ class ScanCase:
 
 @dataclass(frozen=True)
 class Corruption:
-    """Damage to one of the streams that `compress` gave.
+    """Damage to one of the streams of `compress`.
 
     Args:
         kind: of `CORRUPTIONS`.

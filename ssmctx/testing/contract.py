@@ -141,7 +141,7 @@ def of_image(strings: Any, image: int, batch: int, law: str) -> Any:
     """The streams of one image of a batch, in the nesting of a batch of one.
 
     Raises:
-        LawBroken: an innermost list does not have one stream an image.
+        LawBroken: an innermost list does not have one stream per image.
 
     Examples:
         >>> from ssmctx.testing.contract import of_image
@@ -159,7 +159,7 @@ def of_image(strings: Any, image: int, batch: int, law: str) -> Any:
     count = len(strings) if isinstance(strings, (list, tuple)) else 1
     raise LawBroken(
         law,
-        f"compress gave {count} streams where a batch of {batch} needs {batch}, one an image",
+        f"compress gave {count} streams where a batch of {batch} needs {batch}, one per image",
         "one coder runs over the whole batch, so that no image can be stored or decoded alone",
     )
 
@@ -186,7 +186,7 @@ def estimated_bits(out: Mapping[str, Any]) -> dict[str, float]:
 
 
 def update_tables(codec: Any) -> None:
-    """Build a codec's coding tables anew: its own `update(force=True)`, or that of each part that has one.
+    """Rebuild a codec's coding tables: its own `update(force=True)`, or that of each part that has one.
 
     A bare latent codec of CompressAI has no `update`; its entropy models get what `CompressionModel.update` gives.
 
@@ -230,7 +230,7 @@ def _untouched(law: str, what: str, call: Any, codec: Any, x: Tensor) -> Any:
         out = attempt(law, what, call, x)
     if found := difference(x, given):
         raise LawBroken(
-            law, f"{what} changed its input: {found}", "an operation in place, such as x -= mean or ReLU(inplace)"
+            law, f"{what} changed its input: {found}", "an in-place operation, such as x -= mean or ReLU(inplace)"
         )
     return out
 

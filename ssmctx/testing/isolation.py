@@ -1,4 +1,4 @@
-"""Work in a child process, so that a crash, a hang or a flood of memory is a finding and not the end of the run.
+"""Work in a child process, so that a crash, a hang or excessive memory is a finding and not the end of the run.
 
 A decoder written in C that reads past the end of a short stream takes the whole process with it. The child is a fork:
 it has the codec as it is, without pickling. Where there is no fork, or where a GPU is in use, which a fork cannot
@@ -28,7 +28,7 @@ __all__ = ["Outcome", "can_isolate", "run_each"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task.
+    """The result of a task.
 
     Attributes:
         value: what it returned.
@@ -62,7 +62,7 @@ def run_each(
         >>> from ssmctx.testing.isolation import run_each
         >>> crash, hang = lambda: os.abort(), lambda: time.sleep(60)
         >>> [o.value or o.failure for o in run_each([lambda: "well", crash, hang, lambda: "again"], seconds=0.5)]
-        ['well', 'the process was killed by SIGABRT', 'no end within 0.5 s', 'again']
+        ['well', 'the process was killed by SIGABRT', 'did not finish within 0.5 s', 'again']
     """
     done = 0
     while done < len(tasks):
@@ -77,7 +77,7 @@ def run_each(
                     began = time.monotonic()
                     outcome = _receive(results, seconds)
                     if outcome is None and time.monotonic() - began >= seconds:
-                        outcome = Outcome(None, f"no end within {seconds:g} s", seconds)
+                        outcome = Outcome(None, f"did not finish within {seconds:g} s", seconds)
                     done += 1
                     if outcome is None:
                         ending, pid = _reap(pid), 0  # its number may be another's from here on
@@ -135,7 +135,7 @@ def _outcome(task: Callable[[], object]) -> Outcome:
         value = task()
     except Exception as error:
         short = isinstance(error, MemoryError) or "allocate memory" in str(error)
-        failure = f"it asked for more memory than it may have ({in_brief(error)})" if short else in_brief(error)
+        failure = f"it exceeded its memory limit ({in_brief(error)})" if short else in_brief(error)
     return Outcome(value, failure, time.monotonic() - began)
 
 

@@ -27,13 +27,13 @@ _WIDTH = 110
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a law.
+    """The result of a law.
 
     Attributes:
         law: its name.
         result: "holds", "BROKEN", or "untrained": broken, but required of trained models only.
         seconds: it took.
-        found: what was found where it does not hold; of drift also how much the codec bears.
+        found: what was found where it does not hold; of drift also how much the codec tolerates.
     """
 
     law: str
@@ -58,12 +58,12 @@ def codec_laws(
     Args:
         factory: makes the codec, an nn.Module; its tables are built here.
         make_input: make_input(height, width) gives a batch of one, latent or image.
-        size: at which all laws but "any size" are tried.
-        sizes: at which that one is.
+        size: for all laws but "any size".
+        sizes: for "any size".
         tolerance: see `assert_round_trip`.
         errors: see `assert_rejects_corruption`.
         may_decode: see `assert_rejects_corruption`.
-        drift: that a decoder must bear, see `assert_agrees_under_drift`; 0 says only how much it bears.
+        drift: that a decoder must tolerate, see `assert_agrees_under_drift`; 0 only measures it.
     """
     made: list[Any] = []
 
@@ -96,7 +96,7 @@ def judge(
     seconds: float = 600.0,
     memory_bytes: int = 8 << 30,
 ) -> Iterator[Verdict]:
-    """Try laws one after the other, each safe from the crashes of the others.
+    """Check laws one after the other; a crash in one does not affect the others.
 
     Args:
         laws: functions that raise `LawBroken`, by name; what one returns in words is told where it holds.
@@ -121,19 +121,19 @@ def run_laws(
     trained: bool = False,
     **options: Any,
 ) -> list[Verdict]:
-    """Try every law on a codec.
+    """Check every law on a codec.
 
     Args:
         factory: makes the codec, an nn.Module; its tables are built here.
         make_input: make_input(height, width) gives a batch of one, latent or image.
-        size: at which all laws but "any size" are tried.
-        sizes: at which that one is.
+        size: for all laws but "any size".
+        sizes: for "any size".
         trained: whether the factory's codec is trained for such input, so that "real bits" is required.
         options: `tolerance`, see `assert_round_trip`; `errors` and `may_decode`, see `assert_rejects_corruption`;
             `drift`, see `assert_agrees_under_drift`.
 
     Returns:
-        A verdict a law.
+        A verdict per law.
 
     Examples:
         >>> from ssmctx import MambaICEntropyModel
@@ -151,7 +151,7 @@ def run_laws(
 
 
 def print_report(verdicts: Iterable[Verdict], title: str = "") -> bool:
-    """Print verdicts as a table, each as it comes: law, result, time, and below it what was found.
+    """Print verdicts as a table, one by one: law, result, time, and the findings below.
 
     Args:
         verdicts: such as `judge` or `run_laws` give.
@@ -195,7 +195,7 @@ def _task(law: Callable[[], str | None]) -> Callable[[], tuple[bool, str]]:
 def _bears_drift(codec: Any, x: Tensor, required: float) -> str:
     try:
         assert_agrees_under_drift(codec, x, required)
-        return f"a decoder's numbers may be off by {largest_drift(codec, x):g}, relatively, before symbols change"
+        return f"a decoder's results may be off by {largest_drift(codec, x):g}, relatively, before symbols change"
     except ArgumentError as error:
         if required:
             raise

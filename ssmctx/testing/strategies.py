@@ -1,6 +1,6 @@
 """Hypothesis strategies for the laws' inputs; needs hypothesis (`pip install 'ssmctx[test]'`).
 
-Each draws whole numbers and names into a case of `ssmctx.testing.cases`, so that what hypothesis prints is one line
+Each draws integers and names into a case of `ssmctx.testing.cases`, so that what hypothesis prints is one line
 to replay. The defaults are the widest domains that the laws promise; arguments narrow them.
 
 Examples:
@@ -109,7 +109,7 @@ def latents(
         channels: of y.
         largest: side.
         multiple: that both sides are of.
-        most: images a batch.
+        most: images per batch.
         kinds: of `LATENTS`.
     """
     return st.builds(
@@ -130,7 +130,7 @@ def images(largest: int = 192, multiple: int = 1, most: int = 2) -> st.SearchStr
     Args:
         largest: side, in pixels.
         multiple: that both sides are of.
-        most: images a batch.
+        most: images per batch.
     """
     return st.builds(
         Image,

@@ -24,7 +24,7 @@ __all__ = ["CodecLaws"]
 
 
 class CodecLaws:
-    """Inherit, say what makes your codec, and pytest runs every law on it.
+    """Inherit, define how your codec is made, and pytest checks every law on it.
 
     A latent codec says how many `channels` its y has; a whole model leaves that out and is given images. How many
     examples a property tries is up to the profile, see `ssmctx.testing.strategies.law_settings`.
@@ -36,7 +36,7 @@ class CodecLaws:
         largest: side that properties try; None for 24 cells or 96 pixels.
         size: at which all else is tried; None for 8x8 cells or 64x64 pixels.
         sizes: that "any size" tries; None for those of `SIZES` times `multiple`.
-        most: images a batch.
+        most: images per batch.
         kinds: of latents, as in `LATENTS`.
         tolerance: see `assert_round_trip`.
         errors: that refuse a damaged stream.
@@ -119,7 +119,7 @@ class CodecLaws:
         if not self.drift:
             import pytest
 
-            pytest.skip("no drift is required of this codec: set drift to what it must bear")
+            pytest.skip("no drift is required of this codec: set drift to what it must tolerate")
         assert_agrees_under_drift(self._codec(), self._input(), self.drift)
 
     def test_rejects_corruption(self) -> None:
@@ -138,7 +138,7 @@ class CodecLaws:
     def _make(self) -> Callable[[], Any]:
         make = getattr(type(self), "make", None)
         if make is None:
-            raise ArgumentError(f"{type(self).__name__} must say make = staticmethod(function that makes the codec)")
+            raise ArgumentError(f"{type(self).__name__} must define make = staticmethod(function that makes the codec)")
         return make  # type: ignore[no-any-return]
 
     def _codec(self) -> Any:

@@ -16,7 +16,7 @@ EXAMPLES = """examples:
     mambaic_full.py ablate --data photos/ --test-data kodak/ --variants mambaic context-cnn --minutes 60 \\
         --lambda 0.0035 0.0067 0.013 0.025
 """
-_OUT = "folder for checkpoints, results and table.md; goes on where an earlier call with the same plan was stopped"
+_OUT = "folder for checkpoints, results and table.md; a call with the same plan continues an earlier one"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,8 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--preset", default="tiny", help="size of the codec: tiny, small or full")
     add("--batch-size", type=count, default=8, help="crops in a step")
     add("--crop", type=count, default=256, help="side of the random crops, in pixels")
-    add("--lr", type=positive, default=1e-4, help="learning rate; tiny likes 1e-3")
-    add("--device", default="cpu", help="where to train and evaluate, as torch names it")
+    add("--lr", type=positive, default=1e-4, help="learning rate; use 1e-3 for tiny")
+    add("--device", default="cpu", help="device for training and evaluation, such as cpu or cuda")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("curves", nargs="*", help="JSON files of `eval`, `classical` or CompressAI, or names of published curves")
     add("--anchor", default="vtm", help="the curve to compare with, a file or a name as well")
     add("--metric", default="psnr", help="psnr or ms-ssim, both in dB")
-    add("--force", action="store_true", help="compare curves of different images all the same")
+    add("--force", action="store_true", help="compare curves of different images anyway")
     add("--list", action="store_true", help="print the published curves and where they come from, and stop")
 
 

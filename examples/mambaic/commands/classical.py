@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of images, searched at any depth")
     add("--out", type=Path, required=True, help="folder for jpeg.json, webp.json, avif.json, in CompressAI's layout")
-    add("--overwrite", action="store_true", help="replace results that are there")
+    add("--overwrite", action="store_true", help="replace existing results")
     add("--codecs", nargs="+", default=["jpeg", "webp", "avif"], help="which of jpeg, webp and avif")
     add("--jobs", type=count, default=1, help="processes that share the images")
     add("--scale", type=scale, default=1.0, help="make the images smaller by this factor first")

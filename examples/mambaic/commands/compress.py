@@ -11,7 +11,7 @@ from mambaic.commands.types import count, effort, positive, quality
 
 NAME, HELP = "compress", "code images into .sic files"
 EXAMPLES = """examples:
-  one image; the second writes photo.sic beside it
+  one image; the second writes photo.sic next to it
     %(prog)s photo.png small.sic
     %(prog)s photo.png
   smaller at the same quality, by ten steps of refinement (several seconds; decoding takes no longer)
@@ -29,18 +29,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.usage = "%(prog)s [options] IMAGE [FILE.sic]\n       %(prog)s [options] IMAGE ... --out FOLDER"
     add = parser.add_argument
-    add("names", type=Path, nargs="+", metavar="IMAGE", help="image of any size, then perhaps the .sic file to write, "
-        "by default beside it; with --out, images")  # fmt: skip
+    add("names", type=Path, nargs="+", metavar="IMAGE", help="image of any size, and optionally the .sic file to "
+        "write, by default next to it; with --out, images")  # fmt: skip
     add("--out", type=Path, metavar="FOLDER", help="folder for the files of all images, each under its image's name")
-    add("--checkpoint", help="what `train` wrote, or the name of a bundled checkpoint, base (the default) or "
+    add("--checkpoint", help="a checkpoint of `train`, or the name of a bundled one, base (the default) or "
         "tiny. A file decodes with the checkpoint that wrote it")  # fmt: skip
-    add("--effort", type=effort, default=0, metavar="0-9", help="how long to look for a smaller file: 0 codes at once; "
+    add("--effort", type=effort, default=0, metavar="0-9", help="how long to search for a smaller file: 0 does not; "
         "1 to 9 refine in 3 to 100 steps, 3 in ten. At equal PSNR that saves 2 %% of the bits with base, a fifth with "
         "tiny")  # fmt: skip
     wish = parser.add_mutually_exclusive_group()
-    wish.add_argument("--quality", type=quality, metavar="0-100", help="of a checkpoint of many rates: 0 for the "
-                      "smallest file, 100 for the best image; 50 unless something is wished for")  # fmt: skip
-    wish.add_argument("--target-bpp", type=positive, metavar="BPP", help="the best image in at most so many bits per "
+    wish.add_argument("--quality", type=quality, metavar="0-100", help="for a variable-rate checkpoint: 0 for the "
+                      "smallest file, 100 for the best image; default 50")  # fmt: skip
+    wish.add_argument("--target-bpp", type=positive, metavar="BPP", help="the best image in at most this many bits per "
                       "pixel; tries several qualities")  # fmt: skip
     wish.add_argument("--target-psnr", type=positive, metavar="DB", help="the smallest file of at least this PSNR; "
                       "tries several qualities")  # fmt: skip

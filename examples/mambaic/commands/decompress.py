@@ -11,7 +11,7 @@ from mambaic.commands.types import count
 
 NAME, HELP = "decompress", "decode .sic files into image files"
 EXAMPLES = """examples:
-  one file; the second writes photo.png beside it
+  one file; the second writes photo.png next to it
     %(prog)s photo.sic decoded.png
     %(prog)s photo.sic
   many, four at a time, into a folder of PNG files
@@ -24,11 +24,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     parser.usage = "%(prog)s [options] FILE.sic [IMAGE]\n       %(prog)s [options] FILE.sic ... --out FOLDER"
     add = parser.add_argument
-    add("names", type=Path, nargs="+", metavar="FILE.sic", help=".sic file, then perhaps the image to write, by "
-        "default PNG beside it: png, webp, bmp, tif and ppm hold the decoded pixels exactly, jpg is of quality 95 "
+    add("names", type=Path, nargs="+", metavar="FILE.sic", help=".sic file, and optionally the image to write, by "
+        "default a PNG next to it: png, webp, bmp, tif and ppm hold the decoded pixels exactly, jpg is of quality 95 "
         "without subsampling; with --out, .sic files")  # fmt: skip
     add("--out", type=Path, metavar="FOLDER", help="folder for the PNG files of all files")
-    add("--checkpoint", help="the checkpoint that the files were coded with; a bundled one is found without")
+    add(
+        "--checkpoint", help="the checkpoint that the files were coded with; by default the bundled one that wrote them"
+    )
     add("--jobs", type=count, default=1, help="files at a time, each on one core; 1 uses all cores on each")
 
 

@@ -1,4 +1,4 @@
-"""`demo`: the whole story on one photograph."""
+"""`demo`: encode, decode and compare one photograph."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from mambaic.commands.outputs import keep
 from mambaic.commands.types import count, positive
 
 NAME = "demo"
-HELP = (
-    "code a photograph with the checkpoint of this example, decode it in a fresh process, compare with JPEG and others"
-)
+HELP = "code a photograph with the bundled checkpoint, decode it in a new process, compare with JPEG and others"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--train", action="store_true", help="first train tiny on other photographs, and code with that")
     parser.add_argument("--minutes", type=positive, default=5.0, help="with --train: how long")
     parser.add_argument("--steps", type=count, default=None, help="with --train: this many steps at most")
-    parser.add_argument("--overwrite", action="store_true", help="with --train: replace a checkpoint that is there")
+    parser.add_argument("--overwrite", action="store_true", help="with --train: replace an existing checkpoint")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ EXAMPLES = """examples:
     mambaic_full.py eval --data kodak/ --checkpoint l1.pt l2.pt l3.pt l4.pt --json ours.json
   rates and qualities as fast as eight cores go
     mambaic_full.py eval --data clic/ --checkpoint l1.pt --jobs 8
-  a checkpoint of many rates makes a curve by itself; with ten steps of refinement for each image
+  a variable-rate checkpoint makes a curve alone; with ten steps of refinement for each image
     mambaic_full.py eval --data kodak/ --checkpoint base.pt --quality 0 25 50 75 100 --effort 3 --json base.json
   CompressAI's tools read the result
     python -m compressai.utils.plot -f ours.json -m psnr -o rd.png
@@ -31,9 +31,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "many rates; default all that it was trained at")  # fmt: skip
     add("--effort", type=effort, default=0, metavar="0-9", help="of the encoder, as in `compress`")
     add("--json", type=Path, default=None, help="write all figures to this file, in CompressAI's layout")
-    add("--overwrite", action="store_true", help="replace a --json that is there")
+    add("--overwrite", action="store_true", help="replace an existing --json")
     add("--name", default=None, help="of the curve; default the codec's preset and variant")
-    add("--device", default="cpu", help="where the networks run, as torch names it")
+    add("--device", default="cpu", help="device of the networks, such as cpu or cuda")
     add("--jobs", type=count, default=1, help="processes of one thread each that share the images; 1 uses all cores")
     add("--scale", type=scale, default=1.0, help="make the images smaller by this factor first")
 

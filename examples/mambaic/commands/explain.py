@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw the figures and name them."""
+    """Draw the figures and print their names."""
     from mambaic.explain import explain
 
     for path in explain(**vars(options)):

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("curves", nargs="+", help="JSON files of `eval`, `classical` or CompressAI, or names of published curves")
     add("--anchor", default=None, help="also print BD-rates against this curve; a dash where there is none")
     add("--metric", default="psnr", help="of the BD-rate: psnr or ms-ssim")
-    add("--force", action="store_true", help="print BD-rates of curves of different images all the same")
+    add("--force", action="store_true", help="print BD-rates of curves of different images anyway")
     add("--out", type=Path, default=None, help="also write the table to this file")
 
 

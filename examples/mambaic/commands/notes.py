@@ -1,4 +1,4 @@
-"""Notes to the user, beside a command's output."""
+"""Notes to the user, in addition to a command's output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def note_different_images(curves: Sequence[Curve]) -> None:
-    """Say on stderr if curves that are put beside one another were measured on different images."""
+    """Warn on stderr if compared curves were measured on different images."""
     from mambaic.curves import datasets
 
     measured_on = datasets(curves)
@@ -24,7 +24,7 @@ def check_same_images(curves: Sequence[Curve], anchor: Curve, force: bool) -> No
     """Refuse BD-rates of curves that were measured on other images than their anchor, or with `force` say so on stderr.
 
     Raises:
-        CurveError: the images differ, and nobody insists.
+        CurveError: the images differ, and `force` is not set.
     """
     from mambaic.curves import same_images
     from mambaic.errors import CurveError

@@ -48,7 +48,7 @@ def _same_file(path: Path, other: Path) -> bool:
 
 
 def keep(paths: Iterable[Path], overwrite: bool, instead: str) -> None:
-    """Refuse to replace what took long to make.
+    """Refuse to replace files that took long to make.
 
     Args:
         paths: what the command would write.

@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("curves", nargs="+", help="JSON files or published names, one for each codec and size; same names are joined")
     add("--anchor", nargs="+", required=True, help="the codec to compare with, a file or name for each size")
     add("--out", type=png, required=True, help="PNG file to write")
-    add("--force", action="store_true", help="compare curves of different images all the same")
+    add("--force", action="store_true", help="compare curves of different images anyway")
     add("--metric", default="psnr", help="psnr or ms-ssim, both in dB")
 
 

@@ -56,10 +56,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add, add_one = group.add_argument, group.add_mutually_exclusive_group().add_argument
     add("--epochs", type=count, default=250, help="passes over the images")
     add("--steps", type=count, help="optimiser steps, instead of --epochs")
-    add("--minutes", type=positive, default=math.inf, help="end after this long at the latest, resumes included")
-    add("--start", type=Path, help="begin with the weights of this checkpoint, of the same preset")
-    add_one("--resume", action="store_true", help="go on from where --out was left, or begin if there is nothing")
-    add_one("--overwrite", action="store_true", help="replace a checkpoint that is there; its files no longer decode")
+    add(
+        "--minutes",
+        type=positive,
+        default=math.inf,
+        help="stop after this time at the latest, earlier parts of the run included",
+    )
+    add("--start", type=Path, help="start from the weights of this checkpoint, of the same preset")
+    add_one("--resume", action="store_true", help="resume the run of --out, or start it if there is none")
+    add_one("--overwrite", action="store_true", help="replace an existing checkpoint; its files no longer decode")
     add("--checkpoint-minutes", type=positive, default=5.0, help="write the checkpoint this often")
 
     add = parser.add_argument_group("optimisation").add_argument
@@ -70,23 +75,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--optimiser",
         default="adam",
-        help="adam or muon; with muon the same learning rates fit, or somewhat larger ones",
+        help="adam or muon; muon takes the same learning rates, or up to twice as large ones",
     )
-    add("--lr", type=positive, default=1e-4, help="learning rate; tiny likes 1e-3")
+    add("--lr", type=positive, default=1e-4, help="learning rate; use 1e-3 for tiny")
     add("--aux-lr", type=positive, default=1e-3, help="learning rate of the quantiles of z")
     add("--schedule", default="constant", help="of the learning rate: constant, milestones or cosine")
     milestones = "parts of the run after each of which the rate drops to a tenth (default: 0.8 0.95)"
     add("--milestones", type=float, nargs="+", default=argparse.SUPPRESS, help=milestones, metavar="PART")
     add("--warmup", type=whole, default=0, help="steps over which the learning rate rises")
     add("--clip", type=positive, default=1.0, help="largest norm of the gradient")
-    add("--ema", type=float, help="average the weights with this decay, say 0.999, and code with the average")
+    add("--ema", type=float, help="average the weights with this decay, such as 0.999, and code with the average")
     add("--half", action="store_true", help="round the weights of the checkpoint to float16: half its size")
     add("--max-skipped", type=whole, default=10, help="batches of 100 that may be skipped as not finite")
     add("--seed", type=whole, default=0, help="seed of weights, crops and noise")
 
     add = parser.add_argument_group("machine").add_argument
     add("--precision", help="no, bf16 or fp16 (default: as launched, else no)")
-    add("--cpu", action="store_true", help="leave a GPU alone")
+    add("--cpu", action="store_true", help="use the CPU even if there is a GPU")
     add("--workers", type=whole, help="processes that load images (default: 0 on a CPU, up to 8 a GPU)")
     add("--cache-mb", type=whole, default=1024, help="memory for decoded images, in each process")
     add("--logdir", type=Path, help="folder for TensorBoard")
@@ -117,12 +122,12 @@ def run(options: argparse.Namespace) -> None:
         if not options.resume:
             keep([path, training_path(path), beside(path, ".csv")], overwrite, "go on from there with --resume")
         elif not training_path(path).is_file():
-            keep([path], overwrite, f"bring {training_path(path)}, without which --resume begins anew")
+            keep([path], overwrite, f"bring {training_path(path)}, without which --resume starts from scratch")
     before = None
     for ending, lmbda in wanted.items():
         path = paths[ending]
         history = train(TrainingPlan(out=path, lmbda=lmbda, start=before if chain and before else start, **fields))
         if PartialState().is_main_process:
-            print(f"wrote {path} after {len(history)} steps")
+            print(f"wrote {path} after {len(history)} step{'' if len(history) == 1 else 's'}")
         before = path
     PartialState().destroy_process_group()

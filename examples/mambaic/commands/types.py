@@ -15,19 +15,19 @@ def positive(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 1."""
+    """An integer of at least 1."""
     return _at_least(1, text)
 
 
 def whole(text: str) -> int:
-    """A whole number of at least 0."""
+    """An integer of at least 0."""
     return _at_least(0, text)
 
 
 def _at_least(least: int, text: str) -> int:
     value = int(text)
     if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least {least}, got {text}")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text}")
     return value
 
 
@@ -55,8 +55,8 @@ def quality(text: str) -> float:
 
 
 def effort(text: str) -> int:
-    """A whole number from 0 to 9."""
+    """An integer from 0 to 9."""
     value = int(text)
     if not 0 <= value <= 9:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to 9, got {text}")
+        raise argparse.ArgumentTypeError(f"must be an integer from 0 to 9, got {text}")
     return value

@@ -85,7 +85,7 @@ def maximum(x: Vector, y: Vector | float) -> Vector:
 
 
 _LOG2E = 1.4426950408889634
-_ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to a whole number, kept in the low bits
+_ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
 
 
 def exp2(t: Vector) -> Vector:
@@ -223,7 +223,7 @@ class Variable:
 def vectors(write: Callable[..., None]) -> Any:
     """Make of write(builder, *arguments) a function that numba kernels can call.
 
-    Arrays, float32 and C-ordered, arrive as `Array`, named tuples of them as such tuples of `Array`s, whole numbers as
+    Arrays, float32 and C-ordered, arrive as `Array`, named tuples of them as such tuples of `Array`s, integers as
     IR indices.
     """
 

@@ -28,7 +28,7 @@ def assert_block(
     """A block keeps the shape of an image of any size, and its output is a function of that image alone.
 
     Per size: the shape stays; values are finite; the input is not changed; fresh memory full of NaN, a second call,
-    the company of other images, deepcopy and pickle change nothing. Gradients reach the input and every parameter.
+    other images in the batch, deepcopy and pickle change nothing. Gradients reach the input and every parameter.
     A block that makes a constant image of a constant one where every usual window fits (48x48), as attention does
     and a convolution with padding does not, does so at every size: padding takes no part.
 
@@ -70,7 +70,7 @@ def _assert_at(block: nn.Module, case: Latent, tolerance: float) -> None:
         if not bool(out.isfinite().all()):
             raise LawBroken(_LAW, f"{where} the output is not finite", "a softmax over padding alone, or memory unset")
         if found := difference(x, given):
-            raise LawBroken(_LAW, f"{where} the input is changed: {found}", "an operation in place")
+            raise LawBroken(_LAW, f"{where} the input is changed: {found}", "an in-place operation")
         with poisoned_memory():
             poisoned = run()
         pickled = attempt(_LAW, "pickling", lambda: pickle.loads(pickle.dumps(block)))

@@ -82,7 +82,7 @@ def assert_causal_steps(
     *,
     steps: Sequence[int] | None = None,
 ) -> None:
-    """The same law for anything that predicts step by step, of any library.
+    """`assert_causal` for any function that predicts step by step, of any library.
 
     Args:
         predict: predict(step, y_hat) gives the step's distribution, one tensor or several. A tensor in y_hat's shape,

@@ -19,7 +19,7 @@ _ROWS, _COUNT = 5, 400
 
 
 def assert_coder(coder: Coder, seed: int = 0) -> None:
-    """Symbols come back, in whatever portions they are asked for; cuts raise; no bytes bring the decoder down.
+    """Symbols decode in portions of any size; truncated streams raise; no bytes crash the decoder.
 
     Args:
         coder: of the protocol `ssmctx.entropy.coders.Coder`.

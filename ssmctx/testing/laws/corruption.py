@@ -1,4 +1,4 @@
-"""Loudness: a damaged stream ends in a typed error; never in an image, a crash, a hang or a flood of memory."""
+"""Loudness: a damaged stream ends in a typed error; never in an image, a crash, a hang or excessive memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LAW = "corruption"
 _CAUSES = {
     "end": "the decoder trusts the stream: it reads past its end, loops until it finds a mark, or allocates what a "
     "length in it says; check bounds before using them",
-    "image": "nothing in the stream tells damage: store lengths and a checksum and compare them",
+    "image": "nothing in the stream shows damage: store lengths and a checksum and compare them",
     "error": "the stream is used before it is checked, and some later operation happens to fail",
 }
 
@@ -35,7 +35,7 @@ def assert_rejects_corruption(
     seconds: float = 30.0,
     memory_bytes: int = 2 << 30,
 ) -> None:
-    """Every damaged stream ends in one of `errors`, within bounded time and memory.
+    """Every damaged stream raises one of `errors`, within bounded time and memory.
 
     Decoding happens in a child process where the system has fork and no GPU is in use, so that a decoder that reads
     out of bounds breaks the law and not the test run.
@@ -131,6 +131,6 @@ def _raise(broken: list[tuple[str, Corruption]], count: int) -> None:
     hard = any(mark in ending for ending in endings for mark in ("process", "no end within", "memory"))
     raise LawBroken(
         _LAW,
-        f"{len(broken)} of {count} damaged streams are not refused:\n    - " + "\n    - ".join(lines),
+        f"{len(broken)} of {count} damaged streams are not rejected:\n    - " + "\n    - ".join(lines),
         _CAUSES["end" if hard else "image" if images else "error"],
     )

@@ -21,13 +21,13 @@ _COST = 0.02  # bits, and for each bit of the entropy, that a table may take mor
 
 
 def assert_distribution(distribution: Distribution) -> None:
-    """Likelihoods sum to 1, with the stated variance and gradients; the tables are of the same law, and cost no rate.
+    """Likelihoods sum to 1, with the stated variance and gradients; the tables agree with them and cost no rate.
 
     Args:
         distribution: to judge.
 
     Raises:
-        LawBroken: what does not hold.
+        LawBroken: a property does not hold.
 
     Examples:
         >>> from ssmctx.distributions import Gaussian
@@ -46,7 +46,7 @@ def _check_object(distribution: Distribution) -> None:
     copied = copy.deepcopy(distribution)
     if copied != distribution or hash(copied) != hash(distribution):
         raise LawBroken(
-            _LAW, f"a copy of {distribution!r} is another", "a class with parameters must be a frozen dataclass"
+            _LAW, f"a copy of {distribution!r} does not equal it", "a class with parameters must be a frozen dataclass"
         )
 
 
@@ -69,7 +69,9 @@ def _check_likelihoods(distribution: Distribution, scale: float) -> None:
     deviation = float((mass * symbols**2).sum() - 1 / 12) ** 0.5  # rounding adds the variance of a step
     if scale > 2 and abs(deviation / scale - 1) > 1e-3:
         raise LawBroken(
-            _LAW, f"the standard deviation at scale {scale} is {deviation:.4f}", "the scale is another measure"
+            _LAW,
+            f"the standard deviation at scale {scale} is {deviation:.4f}",
+            "the scale is not the standard deviation",
         )
     few = symbols[far - 20 : far + 21]
     likelihood = distribution.likelihood(few, few.new_tensor(scale))
@@ -131,6 +133,6 @@ def _check_tables(distribution: Distribution) -> None:
         if bits > entropy * (1 + _COST) + _COST:
             raise LawBroken(
                 _LAW,
-                f"row {row}, scale {scale:.3g}, takes {bits:.4f} bits a symbol where the likelihoods say {entropy:.4f}",
-                "survival and half_mass are of different laws",
+                f"row {row}, scale {scale:.3g}, takes {bits:.4f} bits per symbol, the likelihoods say {entropy:.4f}",
+                "survival and half_mass are of different distributions",
             )

@@ -56,7 +56,7 @@ def assert_agrees_under_drift(codec: Any, x: Tensor, drift: float, *, seed: int 
         raise LawBroken(
             _LAW,
             f"with every result off by up to {drift:g}, {found}",
-            "scales are floating-point numbers: next to a border of the coding tables two machines take other rows; "
+            "scales are floating-point numbers: next to a border of the coding tables two machines use different rows; "
             "guard them (guard_band=), or take them from integers (scales='integer')",
         )
 
@@ -92,7 +92,7 @@ def largest_drift(codec: Any, x: Tensor, drifts: Sequence[float] = DRIFTS, *, se
 
 @contextmanager
 def drifting(codec: nn.Module, drift: float, seed: int = 0) -> Iterator[None]:
-    """Disturb the result of every module that holds weights by a relative error of up to `drift`, each number its own.
+    """Disturb the output of every module with weights by random relative errors of up to `drift`.
 
     That is what another device, library or number of threads does, made larger. Whole numbers in float64 are left as
     they are: sums of them are exact on every machine. So are the transforms of pixels, g_a and g_s.

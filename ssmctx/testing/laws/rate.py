@@ -25,7 +25,7 @@ def assert_real_bits(
     estimated_bpp_of: Callable[[Mapping[str, Any]], float] | None = None,
     pixels: int | None = None,
 ) -> None:
-    """The bytes written are those that forward estimates, and those that the user's own functions report.
+    """Real bits match forward's estimate, and the user's own rate functions.
 
     Real bits are 8 * the bytes of all streams, however nested; estimated bits are -log2 of all likelihoods, summed.
     They lie within `relative` and `slack_bytes` an image of each other. The law is required of a trained model on
@@ -36,9 +36,9 @@ def assert_real_bits(
         codec: as in `assert_round_trip`.
         x: a latent or an image.
         relative: share of the estimate that may be lost to tables and to the coder.
-        slack_bytes: bytes an image that may be lost to headers, checksums and ends of streams.
-        bpp_of: your function from compress's dict to bits a pixel, checked against the real bits.
-        estimated_bpp_of: your function from forward's dict to bits a pixel, checked against the likelihoods' sum.
+        slack_bytes: bytes per image that may be lost to headers, checksums and ends of streams.
+        bpp_of: your function from compress's dict to bits per pixel, checked against the real bits.
+        estimated_bpp_of: your function from forward's dict to bits per pixel, checked against the likelihoods' sum.
         pixels: what these two divide by; batch * height * width of x by default.
 
     Raises:
@@ -66,10 +66,10 @@ def assert_real_bits(
             _LAW,
             f"{real} real bits, {estimated:.0f} estimated ({made_of}), {share}; "
             f"allowed are {relative:.1%} and {slack} bits",
-            "the estimate forgets a latent such as z, or its distribution is not the coder's: another scale, another "
+            "the estimate omits a latent such as z, or its distribution is not the coder's: another scale, another "
             "mean, tables older than the weights; or the model is not trained for such input"
             if real > estimated
-            else "the estimate counts what is not written, or clips likelihoods that the coder codes more cheaply: "
+            else "the estimate counts unwritten bits, or clips likelihoods that the coder codes more cheaply: "
             "the model is not trained for such input",
         )
     count = x.shape[0] * x.shape[-2] * x.shape[-1] if pixels is None else pixels

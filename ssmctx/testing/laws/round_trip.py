@@ -15,14 +15,14 @@ from ssmctx.testing.contract import Coded, code, decode, estimate, of_image
 __all__ = ["SIZES", "assert_any_size", "assert_deterministic", "assert_round_trip"]
 
 SIZES = ((1, 1), (1, 2), (2, 1), (3, 3), (1, 13), (5, 8), (7, 11), (8, 8), (9, 4), (16, 17))
-"""Sizes of latents that codecs trip over: single cells, rows, odd sides, primes, whole windows and one more."""
+"""Sizes of latents that often fail: single cells, rows, odd sides, primes, whole windows and one more."""
 
 _DRIFT = 1e-3
 _CAUSES = {
     "memory": "the decoder needs what the encoder keeps in the object: put all of it into the strings and the shape",
-    "decoder": "encoder and decoder walk in another order, one of them uses what the other does not have, or only one "
-    "of them corrects y_hat",
-    "forward": "forward quantises another thing than compress: without the mean, in one pass instead of two, "
+    "decoder": "encoder and decoder use different orders, one of them uses data that the other does not have, or "
+    "only one of them corrects y_hat",
+    "forward": "forward quantises differently from compress: without the mean, in one pass instead of two, "
     "with networks on another grid, or from y where only y_hat is known",
     "alone": "images of a batch share statistics, or the decoder keeps something from the image before",
     "drift": "the symbols are the same, the numbers differ in their last bits: networks run on another shape or batch "
@@ -32,14 +32,14 @@ _CAUSES = {
 
 
 def assert_round_trip(codec: Any, x: Tensor, *, tolerance: float = 0.0) -> Coded:
-    """decompress(compress(x)) gives what the encoder and forward have, bit for bit; all at once and one by one.
+    """decompress(compress(x)) gives the encoder's and forward's reconstruction, bit for bit; in a batch and alone.
 
     A copy decodes that was made before anything was encoded: what the encoder keeps in the object does not help.
 
     Args:
         codec: a latent codec or a whole model in CompressAI's contract, its tables built; taken in evaluation mode.
         x: a latent for the one, an image for the other; any batch. Each image is also decoded and coded alone.
-        tolerance: largest difference between reconstructions that is none. Above 0 the law only says that the symbols
+        tolerance: largest accepted difference between reconstructions. Above 0 the law only says that the symbols
             survive here, and nothing of other machines.
 
     Returns:
@@ -69,7 +69,7 @@ def assert_any_size(
     *,
     tolerance: float = 0.0,
 ) -> None:
-    """Every size of at least 1x1 comes back in its own size, and round-trips.
+    """Every size of at least 1x1 round-trips and keeps its size.
 
     Args:
         codec: as in `assert_round_trip`.
@@ -104,7 +104,7 @@ def assert_any_size(
 
 
 def assert_deterministic(codec: Any, x: Tensor) -> None:
-    """The same image gives the same streams: again, under another random seed, and in other company.
+    """The same image gives the same streams: again, under another random seed, and in another batch.
 
     Args:
         codec: as in `assert_round_trip`.
@@ -132,7 +132,7 @@ def assert_deterministic(codec: Any, x: Tensor) -> None:
     _, second = decode(codec, once.strings, once.shape, law, "decompressing a second time")
     if found := difference(second, first):
         raise LawBroken(law, f"decompressing a second time gives another reconstruction: {found}", _CAUSES["alone"])
-    # company: every image beside a mirrored, louder one
+    # another batch: every image with a mirrored, louder one
     batch = len(x)
     both = code(codec, torch.cat([x, 2 * x.flip(-1)]), law)
     for image in range(batch):

@@ -22,9 +22,9 @@ __all__ = ["assert_scan_equal", "poisoned_memory"]
 _LAW = "fast = slow"
 _BOUNDS = {torch.float64: 1e-12, torch.float32: 2e-5}
 _CAUSES = {
-    "v": "a direction walks another way, or a state is lost where two chunks meet",
+    "v": "a direction has another scan order, or a state is lost where two chunks meet",
     "last": "the state after the last position is not what is returned: one position too many or too few",
-    "gradient": "the backward pass recomputes another thing than the forward pass did, or a term is missing",
+    "gradient": "the backward pass recomputes something else than the forward pass, or a term is missing",
     "nan": "memory is read before it is written: accumulate into zeros, and mask what lies beyond the end",
 }
 

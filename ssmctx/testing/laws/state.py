@@ -29,7 +29,7 @@ def assert_state_dict(
     dtypes: Sequence[torch.dtype] = (torch.float64,),
     tolerance: float = 0.0,
 ) -> None:
-    """A codec loads what another of its kind saved, in any order, and its copies code alike.
+    """A codec loads state dicts of its kind, in any order, and its copies code to the same streams.
 
     - State dicts load whether source and target have their tables built or not, directly or inside a parent module
       (which `load_state_dict` overrides do not survive), through a file read with weights_only=True. A target that
@@ -44,7 +44,7 @@ def assert_state_dict(
         tolerance: as in `assert_round_trip`, for these.
 
     Raises:
-        LawBroken: some of this fails; the message lists all that does.
+        LawBroken: some of this fails; the message lists all failures.
         ArgumentError: the factory makes no nn.Module.
 
     Source:
