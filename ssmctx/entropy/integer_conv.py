@@ -1,7 +1,7 @@
 r"""A convolution of integers that gives the same integers on every machine.
 
 Weights and activations are integers that stand for multiples of powers of two: $w = 2^{-14} W$, $x = 2^{-10} X$. Sums
-of products are computed in float64, which holds every integer up to $2^{53}$. As long as
+of products are computed in float64, which holds every integer up to $2^{53}$, times a power of two. As long as
 
 $$ \max_o \Big( |B_o| + \textstyle\sum_i |W_{oi}| \cdot \max |X| \Big) + 2^{13} < 2^{53}, $$
 
@@ -43,7 +43,8 @@ def to_whole(x: Tensor) -> Tensor:
 class IntegerConv2d(HeldTables):
     r"""Convolution with zero padding that keeps height and width, in integers.
 
-    $$ Y_o = B_o + \sum_i W_{oi} X_i, \quad W = \mathrm{round}(2^{14} w), \quad B = \mathrm{round}(2^{24} b) $$
+    $$ Y_o = \lfloor 2^{-14} (B_o + \textstyle\sum_i W_{oi} X_i) \rceil, \quad
+    W = \lfloor 2^{14} w \rceil, \quad B = \lfloor 2^{24} b \rceil $$
 
     Trained as w and b, in floating point, through the rounding. `freeze` makes the integers, which live in the state
     dict from then on, with the bound of the sums; they are no buffers, so that nothing narrows or averages them.
@@ -80,14 +81,14 @@ class IntegerConv2d(HeldTables):
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
-        """The sums, in units of 2^-24.
+        """The convolution of x, halves rounded up.
 
         Args:
             x: activations in units of 2^-10, (batch, inputs, H, W).
             frozen: use the integers that `freeze` made, not the weights of now.
 
         Returns:
-            (batch, outputs, H, W), of x's dtype.
+            Activations in the same units, (batch, outputs, H, W), of x's dtype.
 
         Raises:
             NotUpdatedError: frozen, but there are no integers yet.
@@ -96,8 +97,11 @@ class IntegerConv2d(HeldTables):
         if frozen:
             weight, bias = (whole.to(x.device, x.dtype) for whole in self._integers())
         else:
-            weight, bias = (self._scaled(p, bits, x.dtype) for p, bits in self._parameters_and_bits())
-        return F.conv2d(x, weight, bias, padding=self.kernel // 2)
+            weight, bias = self._folded(*(self._scaled(p, bits, x.dtype) for p, bits in self._parameters_and_bits()))
+        sums = F.conv2d(x, weight, bias, padding=self.kernel // 2)
+        if not self.exact:
+            return sums
+        return sums + (sums.floor() - sums).detach() if sums.requires_grad else sums.floor_()
 
     @torch.no_grad()
     def freeze(self) -> int:
@@ -140,12 +144,17 @@ class IntegerConv2d(HeldTables):
         scaled = parameter.to(dtype) * float(1 << bits)
         return to_whole(scaled) if self.exact else scaled
 
+    def _folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Both so that a sum needs only to be rounded down; a factor of a power of two rounds nothing."""
+        unit = 2.0**-WEIGHT_BITS
+        return weight * unit, bias * unit + (0.5 if self.exact else 0.0)
+
     def _largest_sum(self, weight: Tensor, bias: Tensor) -> float:
         """Exact below 2^53, and not below 2^53 where the exact number is not."""
         return (weight.abs().sum((1, 2, 3)) * self.largest + bias.abs()).max().item() + _HALF
 
     def _integers(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias in float64, checked against their bound when they are first used."""
+        """Folded weight and bias in float64, checked against their bound when they are first used."""
         if not self.whole_weight.numel():
             raise NotUpdatedError("the scale network has no integers yet: call update() after training, before coding")
         return self._prepared.of(self._check, self.whole_weight, self.whole_bias, self.bound)
@@ -162,4 +171,4 @@ class IntegerConv2d(HeldTables):
                 f"IntegerConv2d: the checkpoint's integers can sum up to {bound:.6g}, it says {self.bound.tolist()}: "
                 "it is damaged"
             )
-        return weight, bias
+        return self._folded(weight, bias)

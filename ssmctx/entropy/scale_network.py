@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.gains import QUALITY_UNITS, Gain, QualityGains
-from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, WEIGHT_BITS, IntegerConv2d, to_whole
+from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, IntegerConv2d, to_whole
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.stored_tables import HeldTables
 from ssmctx.errors import ArgumentError, ShapeError
@@ -254,8 +254,8 @@ class ScaleNetwork(HeldTables):
         own = features.flatten(2).index_select(2, self.order.indices(step, state.size, features.device))[..., None]
         if not own.numel():  # small latents lack the positions of some steps, and convolutions refuse them
             return own.new_zeros(len(own), self.order.slices[self.order.slice_index(step)], 0)
-        hidden = self._layer(self.hidden[step], own.clamp(0, LARGEST_ACTIVATION), state)
-        levels = self._layer(self.head[step], hidden.clamp(0, LARGEST_ACTIVATION), state)[..., 0]
+        hidden = self.hidden[step](own.clamp(0, LARGEST_ACTIVATION), self._frozen(state))
+        levels = self.head[step](hidden.clamp(0, LARGEST_ACTIVATION), self._frozen(state))[..., 0]
         offset, _ = self._gain(state)
         return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
 
@@ -267,7 +267,7 @@ class ScaleNetwork(HeldTables):
             first = state.taken * self._group_size
             positions = order.positions(first, state.size, carried.device) if order.passes_outer else None
             added = self._plus(carried, self.added[state.taken], first, positions, residuals, state)
-            update = self._layer(self.mix[state.taken], added.clamp(0, LARGEST_ACTIVATION), state)
+            update = self.mix[state.taken](added.clamp(0, LARGEST_ACTIVATION), self._frozen(state))
             carried = (carried + update).clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
             state.taken += 1
         state.features = carried
@@ -284,7 +284,7 @@ class ScaleNetwork(HeldTables):
         factor = self._gain(state)[1]
         x = x.clamp(-_MOST_SYMBOL, _MOST_SYMBOL) * factor.to(x.device, x.dtype)
         for number, layer in enumerate(self.body):
-            x = self._layer(layer, x, state)
+            x = layer(x, self._frozen(state))
             if number:
                 x = F.pixel_shuffle(x, 2)
             if number < len(self.body) - 1:
@@ -309,20 +309,16 @@ class ScaleNetwork(HeldTables):
         """Features plus what a layer makes of a slice's residuals, at some positions or at all."""
         q = residuals[self.order.slice_index(step)].to(features)
         q = q if positions is None else q.where(positions, 0)
-        return features + self._layer(layer, q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), state)
+        added: Tensor = layer(q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), self._frozen(state))
+        return features + added
 
-    def _layer(self, layer: nn.Module, x: Tensor, state: ScaleState) -> Tensor:
-        """A layer's output in the units of its input."""
-        return self._requantised(layer(x, state.frozen and self.exact))
-
-    def _requantised(self, sums: Tensor) -> Tensor:
-        scaled = sums * 2.0**-WEIGHT_BITS
-        return to_whole(scaled) if self.exact else scaled
+    def _frozen(self, state: ScaleState) -> bool:
+        return state.frozen and self.exact
 
     def _gain(self, state: ScaleState) -> tuple[Tensor, Tensor]:
         """What the gain of a latent adds to levels, and what multiplies z's symbols."""
         units = list(state.gain.units)
-        if state.frozen and self.exact and units:  # the integers that `update` made
+        if self._frozen(state) and units:  # the integers that `update` made
             return self.offsets[units], self.factors[units]
         return self._offset_and_factor(state.gain)
 
