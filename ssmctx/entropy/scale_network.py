@@ -255,7 +255,7 @@ class ScaleNetwork(HeldTables):
         if not own.numel():  # small latents lack the positions of some steps, and convolutions refuse them
             return own.new_zeros(len(own), self.order.slices[self.order.slice_index(step)], 0)
         hidden = self.hidden[step](own.clamp(0, LARGEST_ACTIVATION), self._frozen(state))
-        levels = self.head[step](hidden.clamp(0, LARGEST_ACTIVATION), self._frozen(state))[..., 0]
+        levels: Tensor = self.head[step](hidden.clamp(0, LARGEST_ACTIVATION), self._frozen(state))[..., 0]
         offset, _ = self._gain(state)
         return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
 
