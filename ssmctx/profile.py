@@ -1,13 +1,10 @@
-"""What a codec costs, part by part: parameters, multiply-adds, memory, steps.
-
-python -m ssmctx.profile --variants        # all registered context models, in one table
-python -m ssmctx.profile --context uneven  # one of them, part by part
-"""
+"""What a codec costs, part by part: parameters, multiply-adds, memory, steps."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,6 +24,15 @@ __all__ = ["PartCost", "profile", "scan_multiply_adds"]
 
 _PARTS = ("g_a", "h_a", "h_s", "entropy_bottleneck", "scale_network", "context", "g_s")
 _PER_STATE, _PER_CHANNEL = 4, 2
+
+_DESCRIPTION = """\
+Print what an entropy model costs, part by part: parameters, multiply-adds, memory, coding steps.
+
+examples:
+  all registered context models, in one table
+    %(prog)s --variants
+  one of them, part by part
+    %(prog)s --context uneven"""
 
 
 @dataclass(frozen=True)
@@ -158,12 +164,11 @@ def _print(rows: list[PartCost], first: str) -> None:
         )
 
 
-def _main() -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m ssmctx.profile") -> None:
+    """Run the command line."""
     from ssmctx.entropy.model import MambaICEntropyModel
 
-    parser = argparse.ArgumentParser(
-        prog="python -m ssmctx.profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog, None, _DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--variants", action="store_true", help="a row for each registered context model")
     what.add_argument("--context", default="channel-spatial", help="the context model, by name (%(default)s)")
@@ -171,7 +176,7 @@ def _main() -> None:
     parser.add_argument("--N", type=int, default=128, help="half the width of h_a and h_s (%(default)s)")
     parser.add_argument("--hyper-channels", type=int, default=192, help="channels of z (%(default)s)")
     parser.add_argument("--latent", default="32x48", help="height x width of y; 32x48 is a 512 x 768 image")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         height, width = (int(side) for side in options.latent.split("x"))
     except ValueError:
@@ -200,6 +205,6 @@ class _Callable(ModuleType):
 
 
 if __name__ == "__main__":
-    _main()
+    main()
 else:
     sys.modules[__name__].__class__ = _Callable

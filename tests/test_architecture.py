@@ -13,7 +13,7 @@ import ssmctx
 PACKAGE = Path(ssmctx.__file__).parent
 ORDER = [
     *["errors", "registry", "memory", "jit", "files", "constants", "lookalike", "stages"],
-    *["scan", "layers", "distributions", "context", "entropy", "codec", "compat", "profile", "testing"],
+    *["scan", "layers", "distributions", "context", "entropy", "codec", "compat", "profile", "testing", "__main__"],
 ]
 
 

@@ -1,7 +1,10 @@
 """Inside CompressAI: the entropy model is a latent codec of its SimpleVAECompressionModel."""
 
+import importlib
 import warnings
+from importlib import metadata
 
+import compressai
 import pytest
 import torch
 from compressai.latent_codecs import LatentCodec
@@ -71,3 +74,18 @@ def test_an_untested_compressai_draws_a_warning(version):
         warnings.simplefilter("error")
         for tested in ("1.2.6", "1.2.7", "1.2.8"):
             _check_version(tested)
+
+
+def test_the_fork_of_another_name_is_taken_without_a_warning(monkeypatch):
+    """`compressai-temp` is imported as compressai, which no distribution is called then."""
+    import ssmctx.compat.compressai as compat
+
+    def nowhere(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", nowhere)
+    monkeypatch.setattr(compressai, "__version__", "1.2.9.dev0")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        importlib.reload(compat)
+    assert compat.MODULES is compressai.registry.MODULES

@@ -57,7 +57,7 @@ def test_the_commands_on_compressai_find_their_codecs(tmp_path, monkeypatch, com
     (tmp_path / "small_compressai.py").write_text(SMALL_COMPRESSAI)
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("small_compressai", None)
-    options = __main__._parser().parse_args(command.split())
+    options = __main__._parser("").parse_args(command.split())
     assert callable(__main__._factory(options.factory)().decompress)
 
 

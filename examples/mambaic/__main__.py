@@ -16,6 +16,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from mambaic.commands import (
     ablate,
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None, prog: str = "mambaic") -> int:
     from ssmctx.errors import SsmctxError
 
     try:
-        run(argparse.Namespace(**options))
+        _with_packages(run, argparse.Namespace(**options))
     except SsmctxError as error:
         print(f"mambaic: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -73,6 +74,18 @@ def main(arguments: list[str] | None = None, prog: str = "mambaic") -> int:
         print(f"mambaic: {str(stop) or 'stopped; the last checkpoint is complete'}", file=sys.stderr)
         return 128 + getattr(stop, "signal", signal.SIGINT)
     return 0
+
+
+def _with_packages(run: Callable[[argparse.Namespace], None], options: argparse.Namespace) -> None:
+    """Run a command; say which extra has a package that it lacks."""
+    try:
+        run(options)
+    except ModuleNotFoundError as error:
+        from mambaic.errors import MissingPackageError
+
+        if str(error.name).partition(".")[0] in ("mambaic", "ssmctx"):
+            raise
+        raise MissingPackageError(f"{error.name} is not installed: pip install 'ssmctx[examples]'") from None
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

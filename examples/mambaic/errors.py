@@ -7,6 +7,10 @@ class DataError(SsmctxError, ValueError):
     """An image or a folder of images cannot be used."""
 
 
+class MissingPackageError(SsmctxError, ImportError):
+    """A package of the extra `ssmctx[examples]` is not installed."""
+
+
 class TrainingError(SsmctxError, RuntimeError):
     """Training cannot continue."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pytorch_msssim import ms_ssim
 from torch import Tensor
 
 MAX_PSNR = 100.0
@@ -25,6 +24,8 @@ def psnr(decoded: Tensor, original: Tensor) -> float:
 
 def quality(decoded: Tensor, original: Tensor) -> dict[str, float | None]:
     """PSNR in dB, 100 for equal pixels, and MS-SSIM (None below 161 pixels a side) of uint8 pixels (3, H, W)."""
+    from pytorch_msssim import ms_ssim  # of the extra: PSNR and coding do without
+
     structure = None
     if min(original.shape[1:]) >= MS_SSIM_MIN_SIDE:
         structure = ms_ssim(decoded[None].float(), original[None].float(), data_range=255).item()

@@ -28,22 +28,22 @@ the laws:
   round trip      decompress(compress(x)) is what the encoder and forward have, bit for bit, in a batch and alone
   deterministic   the same image gives the same streams, again and beside other images
   any size        every size of at least 1x1 decodes to the same size
-  real bits       8 * bytes lie within 1 % + 64 bytes of -log2 of all likelihoods (required of trained models)
+  real bits       8 * bytes lie within 1 %% + 64 bytes of -log2 of all likelihoods (required of trained models)
   state dict      saves and loads in any order, copies, pickles, changes dtype
   corruption      a damaged stream ends in a ValueError, never in an image, a crash, a hang or excessive memory
   drift           relative error of a decoder's results that changes no symbol (see --drift)
 
 examples:
-  python -m ssmctx.testing mycodecs:make_entropy_model --latent-channels 192
-  python -m ssmctx.testing mycodecs:make_model --size 64x64 --sizes 64x64,128x192     whole model, sides of 64n only
-  python -m ssmctx.testing mycodecs:trained --latent-channels 192 --trained --tolerance 1e-4
+  %(prog)s mycodecs:make_entropy_model --latent-channels 192
+  %(prog)s mycodecs:make_model --size 64x64 --sizes 64x64,128x192     whole model, sides of 64n only
+  %(prog)s mycodecs:trained --latent-channels 192 --trained --tolerance 1e-4
 
 exit code: 0 when all laws hold, 1 when one is broken, 2 when the codec could not be made."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m ssmctx.testing") -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     try:
         factory = _factory(options.factory)
         latent = options.latent_channels
@@ -74,9 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if print_report(judge(laws, trained=options.trained), title) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        "python -m ssmctx.testing", None, _DESCRIPTION, _EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog, None, _DESCRIPTION, _EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("factory", metavar="MODULE:FACTORY", help="what makes the codec")
     parser.add_argument(

@@ -52,7 +52,8 @@ def main() -> None:
         raise SystemExit("a scan is not finite")
 
     arguments = ["--M", "20", "--N", "4", "--hyper-channels", "8", "--latent", "4x6"]
-    subprocess.run([sys.executable, "-m", "ssmctx.profile", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "ssmctx", "profile", *arguments], check=True)
+    subprocess.run([sys.executable, "-m", "ssmctx", "compress", "--help"], check=True, stdout=subprocess.DEVNULL)
     print(f"ssmctx {ssmctx.__version__} works on Python {sys.version.split()[0]} with torch {torch.__version__}")
 
 
