@@ -15,7 +15,7 @@ from ssmctx.codec.fingerprint import decoder_fingerprint
 from ssmctx.entropy import CodedImage, ScaleNetwork
 from ssmctx.entropy.checksums import Checksums
 from ssmctx.entropy.gains import Gain
-from ssmctx.entropy.scale_network import scale_steps
+from ssmctx.entropy.scale_steps import scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
 from ssmctx.testing import (

@@ -22,7 +22,7 @@ from ssmctx.distributions import Laplace, ScaleGrid
 from ssmctx.entropy import ScaleNetwork, integer_conv
 from ssmctx.entropy.gains import Gain, QualityGains
 from ssmctx.entropy.integer_conv import LARGEST_ACTIVATION, IntegerConv2d
-from ssmctx.entropy.scale_network import scale_steps
+from ssmctx.entropy.scale_steps import scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.errors import (
     ArgumentError,

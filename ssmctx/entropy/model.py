@@ -20,7 +20,8 @@ from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
-from ssmctx.entropy.scale_network import ScaleNetwork, StepScales, scale_steps
+from ssmctx.entropy.scale_network import ScaleNetwork
+from ssmctx.entropy.scale_steps import known_scales, scale_steps
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
@@ -132,8 +133,6 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     def exact(self) -> bool:
         """Whether scales come from integers, so that files decode to the same symbols on every machine."""
         return self.scale_network is not None and self.scale_network.exact
-
-    # --- CompressAI's contract
 
     def forward(self, y: Tensor, quality: Quality | None = None) -> dict[str, Any]:
         """Quantise y and estimate its rate.
@@ -268,8 +267,6 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""
         return self.entropy_bottleneck.loss()
 
-    # --- who can decode
-
     def coding_fingerprint(self) -> bytes:
         """A 4-byte hash of coder and tables.
 
@@ -311,7 +308,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         y_hat = drive(coding_steps(self.context, side, gain.y), quantised)
         # of the whole latent at once: many small calls cost more than what they compute
         if self.scale_network is not None:
-            scales = self._known_scales(symbols, gain, residuals)
+            scales = known_scales(self.scale_network, symbols, gain, residuals, whole=self.training)
         residual, scale = (order.join([kept[k] for k in range(len(slices))]) for kept in (residuals, scales))
         scale = self.scale_bound(scale)
         if self.training:
@@ -361,23 +358,6 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)
         reader.finish()
         return y_hat
-
-    # --- pieces
-
-    def _known_scales(self, symbols: Tensor, gain: Gain, residuals: Mapping[int, Tensor]) -> dict[int, Tensor]:
-        """The scale network's scales by slices, of residuals by slices; both (batch, m, H, W)."""
-        order, (height, width) = self.context.order, residuals[0].shape[2:]
-        scales = {k: torch.ones_like(residual).flatten(2) for k, residual in residuals.items()}
-
-        def known(own: StepScales) -> Tensor:
-            k = order.slice_index(own.index)
-            indices = order.indices(own.index, (height, width), symbols.device)
-            scales[k] = scales[k].index_copy(2, indices, own.scale)
-            q = residuals[k].flatten(2).index_select(2, indices)
-            return torch.round(q.detach()) if self.training else q
-
-        drive(scale_steps(self.scale_network, symbols, gain, (height, width)), known)  # type: ignore[arg-type]
-        return {k: scale.view_as(residuals[k]) for k, scale in scales.items()}
 
     def _kinds(self) -> int:
         """Kinds of strings: no guards where none are needed."""

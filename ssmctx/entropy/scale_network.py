@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,58 +15,18 @@ from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.gains import QUALITY_UNITS, Gain, QualityGains
 from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, IntegerConv2d, to_whole
 from ssmctx.entropy.lower_bound import LowerBound
+from ssmctx.entropy.scale_steps import ScaleState, StepScales
 from ssmctx.entropy.stored_tables import HeldTables
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.layers.checks import check_positive
 from ssmctx.stages import stage
 
-__all__ = ["ScaleNetwork", "ScaleState", "StepScales", "scale_steps"]
+__all__ = ["ScaleNetwork"]
 
 _MOST_SYMBOL = 1 << 15
 _MOST_FACTOR = 1 << 13  # of a symbol; 2^10 stands for 1
 _MOST_RESIDUAL = 15  # what is larger says no more
 _Z_WIDTHS = 96, 64  # channels on z's grid and on the next finer one
-
-
-@dataclass
-class ScaleState:
-    """What a `ScaleNetwork` knows before a coding step.
-
-    Attributes:
-        symbols: of z, (batch, hyper_channels, h, w), integers.
-        gain: of the quality.
-        size: height and width of y.
-        frozen: use what `update` made, as coding must, not the weights of now.
-        features: the carried feature map, (batch, width, H, W); None before the first step.
-        taken: groups of steps that have been added to it.
-    """
-
-    symbols: Tensor
-    gain: Gain
-    size: tuple[int, int]
-    frozen: bool = False
-    features: Tensor | None = None
-    taken: int = 0
-
-
-@dataclass(frozen=True)
-class StepScales:
-    """The scales of what one step codes.
-
-    Attributes:
-        index: number of the step.
-        scale: (batch, m, P), for the m channels of the step's slice and its P positions in row-major order; the
-            standard deviation of the residual in quantisation steps.
-        rows: the same as rows of the coding tables, int64, where integers say them; else None.
-    """
-
-    index: int
-    scale: Tensor
-    rows: Tensor | None
-
-    def coded_with(self) -> Tensor:
-        """Of each element in coding order its table row where integers say it, else its scale, (batch * m * P,)."""
-        return (self.scale if self.rows is None else self.rows).flatten()
 
 
 class ScaleNetwork(HeldTables):
@@ -330,27 +289,3 @@ class ScaleNetwork(HeldTables):
         offset = gain.y.log() / self.spacing * float(1 << self.level_bits)
         factor = (one / gain.z).clamp(1, _MOST_FACTOR)
         return (to_whole(offset), to_whole(factor)) if self.exact else (offset, factor)
-
-
-def scale_steps(
-    network: ScaleNetwork, symbols: Tensor, gain: Gain, size: Sequence[int], frozen: bool = False
-) -> Generator[StepScales, Tensor, None]:
-    """Walk a latent in coding order for its scales alone.
-
-    Yields each `StepScales` and takes back, by `send`, the residuals q of the same elements, (batch, m, P). The network
-    is only ever shown what was sent in before.
-
-    Args:
-        network: the scale network.
-        symbols: of z, (batch, hyper_channels, h, w), integers.
-        gain: of the quality.
-        size: height and width of y.
-        frozen: use what `update` made, as coding must.
-    """
-    order, height, width = network.order, *size
-    state = ScaleState(symbols, gain, (height, width), frozen)
-    residuals = [symbols.new_zeros(len(symbols), channels, height * width) for channels in order.slices]
-    for step in range(order.num_steps):
-        k = order.slice_index(step)
-        q = yield network(step, [x.view(*x.shape[:2], height, width) for x in residuals], state)
-        residuals[k] = residuals[k].index_copy(2, order.indices(step, (height, width), q.device), q)

@@ -16,7 +16,7 @@ from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.checksums import Checksums, checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.guard import Guard, guard_scales, guarded_rows, host_rows
-from ssmctx.entropy.scale_network import StepScales
+from ssmctx.entropy.scale_steps import StepScales
 from ssmctx.entropy.steps import Step, drive, in_coding_order
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
 from ssmctx.stages import stage

@@ -1,0 +1,109 @@
+"""The walk of a scale network over a latent: scales of each step, from the symbols of the steps before."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ssmctx.entropy.gains import Gain
+from ssmctx.entropy.steps import drive
+
+__all__ = ["ScaleState", "StepScales", "known_scales", "scale_steps"]
+
+
+@dataclass
+class ScaleState:
+    """What a `ScaleNetwork` knows before a coding step.
+
+    Attributes:
+        symbols: of z, (batch, hyper_channels, h, w), integers.
+        gain: of the quality.
+        size: height and width of y.
+        frozen: use what `update` made, as coding must, not the weights of now.
+        features: the carried feature map, (batch, width, H, W); None before the first step.
+        taken: groups of steps that have been added to it.
+    """
+
+    symbols: Tensor
+    gain: Gain
+    size: tuple[int, int]
+    frozen: bool = False
+    features: Tensor | None = None
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class StepScales:
+    """The scales of what one step codes.
+
+    Attributes:
+        index: number of the step.
+        scale: (batch, m, P), for the m channels of the step's slice and its P positions in row-major order; the
+            standard deviation of the residual in quantisation steps.
+        rows: the same as rows of the coding tables, int64, where integers say them; else None.
+    """
+
+    index: int
+    scale: Tensor
+    rows: Tensor | None
+
+    def coded_with(self) -> Tensor:
+        """Of each element in coding order its table row where integers say it, else its scale, (batch * m * P,)."""
+        return (self.scale if self.rows is None else self.rows).flatten()
+
+
+def scale_steps(
+    network: Any, symbols: Tensor, gain: Gain, size: Sequence[int], frozen: bool = False
+) -> Generator[StepScales, Tensor, None]:
+    """Walk a latent in coding order for its scales alone.
+
+    Yields each `StepScales` and takes back, by `send`, the residuals q of the same elements, (batch, m, P). The network
+    is only ever shown what was sent in before.
+
+    Args:
+        network: a `ScaleNetwork`.
+        symbols: of z, (batch, hyper_channels, h, w), integers.
+        gain: of the quality.
+        size: height and width of y.
+        frozen: use what `update` made, as coding must.
+    """
+    order, height, width = network.order, *size
+    state = ScaleState(symbols, gain, (height, width), frozen)
+    residuals = [symbols.new_zeros(len(symbols), channels, height * width) for channels in order.slices]
+    for step in range(order.num_steps):
+        k = order.slice_index(step)
+        q = yield network(step, [x.view(*x.shape[:2], height, width) for x in residuals], state)
+        residuals[k] = residuals[k].index_copy(2, order.indices(step, (height, width), q.device), q)
+
+
+def known_scales(
+    network: Any, symbols: Tensor, gain: Gain, residuals: Mapping[int, Tensor], whole: bool
+) -> dict[int, Tensor]:
+    """The scales of a latent whose residuals are known.
+
+    Args:
+        network: a `ScaleNetwork`.
+        symbols: of z, (batch, hyper_channels, h, w), integers.
+        gain: of the quality.
+        residuals: by slices, (batch, m, H, W).
+        whole: round the residuals, without a gradient.
+
+    Returns:
+        Scales by slices, (batch, m, H, W).
+    """
+    order, (height, width) = network.order, residuals[0].shape[2:]
+    scales = {k: torch.ones_like(residual).flatten(2) for k, residual in residuals.items()}
+
+    def known(own: StepScales) -> Tensor:
+        k = order.slice_index(own.index)
+        indices = order.indices(own.index, (height, width), symbols.device)
+        scales[k] = scales[k].index_copy(2, indices, own.scale)
+        q = residuals[k].flatten(2).index_select(2, indices)
+        return torch.round(q.detach()) if whole else q
+
+    drive(scale_steps(network, symbols, gain, (height, width)), known)
+    return {k: scale.view_as(residuals[k]) for k, scale in scales.items()}
