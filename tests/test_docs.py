@@ -159,6 +159,16 @@ def test_formulas_become_mathml():
         convert("text\n$$ x $$ and more")
 
 
+def test_signatures_show_values_of_defaults():
+    griffe = pytest.importorskip("griffe", reason="needs griffe: pip install 'ssmctx[docs]'")
+    package = griffe.load("ssmctx", search_paths=[str(ROOT)])
+    scan, image = package["scan.images.cross_selective_scan"], package["entropy.bitstream.CodedImage.version"]
+    assert str(scan.parameters["directions"].default) == "DIRECTIONS"
+    load("tools/defaults.py").show(package)
+    assert str(scan.parameters["directions"].default).startswith("('row', 'column', ")
+    assert str(image.value) == "4"
+
+
 def test_every_page_is_in_the_navigation():
     listed = set(re.findall(r"(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), flags=re.M))
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
