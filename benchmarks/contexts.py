@@ -9,8 +9,8 @@ all reconstruct the same images and only bits differ; the codec's own symbols, r
 The coder takes a mean of 1/32 steps into its tables. Hyperprior, batches and learning rate are the same for all.
 
 A run is a file in --out. A second process may work in the same folder: it passes over what the first one trains.
-An interrupted command continues when run again. "law" in the table is the distribution of y; "decode" is
-`MambaICEntropyModel.decompress` with these weights, coder included. --minutes is CPU time of the process, so that
+An interrupted command continues when run again. "decode" in the table is `MambaICEntropyModel.decompress` with these
+weights, coder included. --minutes is CPU time of the process, so that
 contexts can be compared at equal time, too.
 """
 

@@ -44,6 +44,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "entropy/streams.py": ("test_round_trip.py", "test_guard.py", "test_exact_files.py"),
     "entropy/integer_conv.py": ("test_scale_network.py",),
     "entropy/scale_network.py": ("test_scale_network.py", "test_exact_files.py"),
+    "entropy/scale_steps.py": ("test_scale_network.py", "test_exact_files.py"),
     "entropy/guard.py": ("test_guard.py::test_golden_bytes", "test_guard.py", "test_bitstream.py"),
     "entropy/checksums.py": ("test_bitstream.py", "test_guard.py", "test_round_trip.py"),
     "entropy/factorized_prior.py": ("test_factorized_prior.py",),

@@ -74,7 +74,7 @@ def test_stop_and_resume_equals_going_through(photos, tmp_path, monkeypatch, num
     parts = replace(whole, out=tmp_path / "parts.pt", resume=True)
     with monkeypatch.context() as patch:
         interrupted_after(patch, 3, number)
-        with pytest.raises(Stopped, match=f"stopped by {number.name} after step 3 of 6; .*parts.pt is whole") as stop:
+        with pytest.raises(Stopped, match=f"stopped by {number.name} after step 3 of 6; .*parts.pt is complete") as stop:
             train(parts)
     assert stop.value.signal == number
     load_model(parts.out)
@@ -163,7 +163,7 @@ def test_a_checkpoint_of_another_preset_or_variant_is_not_resumed(photos, tmp_pa
 def test_a_damaged_training_is_not_resumed(photos, tmp_path):
     plan = TrainingPlan(photos, tmp_path / "t.pt", steps=1, batch_size=1, crop=32, resume=True)
     training_path(plan.out).write_bytes(b"PK")
-    with pytest.raises(CheckpointError, match=r"t.train.pt is no checkpoint, or damaged"):
+    with pytest.raises(CheckpointError, match=r"t.train.pt is not a checkpoint, or is damaged"):
         train(plan)
 
 

@@ -231,7 +231,7 @@ def test_the_command_trains_rates_resumes_and_tells(folder, latents, tmp_path, m
 def test_rows_of_several_seeds_have_a_mean_and_a_spread():
     def result(context, seed, bpp, law="laplace"):
         plan = vars(replace(PLAN, context=context, seed=seed, distribution=law))
-        return {"plan": plan, "bpp": bpp, "parameters": 1, "multiply_adds": 1, "steps": 4}
+        return {"plan": plan, "bpp": bpp, "parameters": 1, "multiply_adds": 1, "steps": 4, "machine": {"commit": "abc"}}
 
     rows = grouped(
         [

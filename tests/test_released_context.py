@@ -45,9 +45,9 @@ class SeesNonAnchors(ReleasedContext):
 class RefinesTooEarly(ReleasedContext):
     """Planted fault: the support reads the slice that it is about to predict."""
 
-    def _supports(self, k, y_hat, side, state):
-        mean_support, support = super()._supports(k, y_hat, side, state)
-        return mean_support, [x + y_hat[:, self.order.channels(2 * k)].mean() for x in support]
+    def _supports(self, step, y_hat, side, state):
+        mean_support, support = super()._supports(step, y_hat, side, state)
+        return mean_support, [x + self.order.select(step, y_hat).mean() for x in support]
 
 
 @pytest.mark.parametrize(

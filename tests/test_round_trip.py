@@ -36,10 +36,10 @@ def test_the_law_catches_a_decoder_of_another_parity(monkeypatch):
     """Planted fault: the decoder codes non-anchors first."""
     steps = model_module.coding_steps
 
-    def swapped(context_model, side, gain, ahead):
+    def swapped(context_model, side, gain):
         other = copy.deepcopy(context_model)
         other.order.lattices = other.order.lattices[::-1]
-        return steps(other, side, gain, ahead)
+        return steps(other, side, gain)
 
     model = entropy_model()
     decode = model._decode

@@ -50,17 +50,18 @@ def _row(group: list[Result]) -> dict[str, Any]:
         "multiply_adds": first["multiply_adds"],
         "loop_s": first.get("times", {}).get("loop"),
         "decode_s": first.get("times", {}).get("decode"),
+        "commits": sorted({result["machine"]["commit"] for result in group}),
     }
 
 
 HEAD = (
     "context",
-    "law",
+    "distribution",
     "budget",
     "seeds",
     "bpp",
     "spread",
-    "% to paper's, same law",
+    "% to paper's, same distribution",
     "% to paper's, Gaussian",
     "params",
     "MMAC",
