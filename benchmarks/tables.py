@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from frozen.report import HEAD, cells
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
-PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "README.md")
+PAGES = (ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "how-to" / "which-context.md", ROOT / "README.md")
 PLACE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", flags=re.S)
 
 Report = dict[str, Any]
@@ -183,6 +185,17 @@ def share(parts: Report, *names: str) -> float:
     return sum(part["share"] for name, part in parts.items() if name.split()[0] in names)
 
 
+def contexts(report: Report) -> str:
+    """Bits and time of every context, a table for each training budget, the longest first."""
+    budgets = {row["budget"]: float(row["budget"].split()[0].replace(",", "")) for row in report["rows"]}
+    parts = []
+    for budget in sorted(budgets, key=budgets.__getitem__, reverse=True):
+        own = [row for row in report["rows"] if row["budget"] == budget]
+        parts.append(table(HEAD, map(cells, own)))
+    commits = sorted({commit for row in report["rows"] for commit in row["commits"]})
+    return "\n".join(parts) + f"\nTrained at commit{'s' * (len(commits) > 1)} {', '.join(commits)}.\n"
+
+
 _SUMMARY = {"the scan": "scan-cpu", "the coder": "coder", "decoding": "decode-anywhere"}
 
 
@@ -226,6 +239,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "decode-anywhere": ("decode-anywhere", decode_anywhere),
     "codec": ("codec-cpu", codec),
     "import": ("import", import_time),
+    "contexts": ("contexts", contexts),
 }
 
 

@@ -74,7 +74,8 @@ def test_stop_and_resume_equals_going_through(photos, tmp_path, monkeypatch, num
     parts = replace(whole, out=tmp_path / "parts.pt", resume=True)
     with monkeypatch.context() as patch:
         interrupted_after(patch, 3, number)
-        with pytest.raises(Stopped, match=f"stopped by {number.name} after step 3 of 6; .*parts.pt is complete") as stop:
+        said = f"stopped by {number.name} after step 3 of 6; .*parts.pt is complete"
+        with pytest.raises(Stopped, match=said) as stop:
             train(parts)
     assert stop.value.signal == number
     load_model(parts.out)
