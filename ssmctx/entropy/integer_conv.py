@@ -41,7 +41,7 @@ def to_whole(x: Tensor) -> Tensor:
 
 
 class IntegerConv2d(HeldTables):
-    r"""Convolution with zero padding that keeps height and width, in integers.
+    r"""Convolution with zero padding that keeps height and width, in integers; of channels last where it is 1x1.
 
     $$ Y_o = \lfloor 2^{-14} (B_o + \textstyle\sum_i W_{oi} X_i) \rceil, \quad
     W = \lfloor 2^{14} w \rceil, \quad B = \lfloor 2^{24} b \rceil $$
@@ -84,11 +84,11 @@ class IntegerConv2d(HeldTables):
         """The convolution of x, halves rounded up.
 
         Args:
-            x: activations in units of 2^-10, (batch, inputs, H, W).
+            x: activations in units of 2^-10, (batch, inputs, H, W); where the kernel is 1, (..., inputs).
             frozen: use the integers that `freeze` made, not the weights of now.
 
         Returns:
-            Activations in the same units, (batch, outputs, H, W), of x's dtype.
+            Activations in the same units, (batch, outputs, H, W) or (..., outputs), of x's dtype.
 
         Raises:
             NotUpdatedError: frozen, but there are no integers yet.
@@ -98,7 +98,10 @@ class IntegerConv2d(HeldTables):
             weight, bias = (whole.to(x.device, x.dtype) for whole in self._integers())
         else:
             weight, bias = self._folded(*(self._scaled(p, bits, x.dtype) for p, bits in self._parameters_and_bits()))
-        sums = F.conv2d(x, weight, bias, padding=self.kernel // 2)
+        if self.kernel == 1:
+            sums = F.linear(x, weight.flatten(1), bias)
+        else:
+            sums = F.conv2d(x, weight, bias, padding=self.kernel // 2)
         if not self.exact:
             return sums
         return sums + (sums.floor() - sums).detach() if sums.requires_grad else sums.floor_()

@@ -210,16 +210,14 @@ class ScaleNetwork(HeldTables):
     def _levels(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
         """Levels of the table's scales in parts of 2^-level_bits, (batch, m, P)."""
         features = self._features(step, residuals, state)
-        own = features.flatten(2).index_select(2, self.order.indices(step, state.size, features.device))[..., None]
-        if not own.numel():  # small latents lack the positions of some steps, and convolutions refuse them
-            return own.new_zeros(len(own), self.order.slices[self.order.slice_index(step)], 0)
+        own = features.index_select(1, self.order.indices(step, state.size, features.device))
         hidden = self.hidden[step](own.clamp(0, LARGEST_ACTIVATION), self._frozen(state))
-        levels: Tensor = self.head[step](hidden.clamp(0, LARGEST_ACTIVATION), self._frozen(state))[..., 0]
+        levels: Tensor = self.head[step](hidden.clamp(0, LARGEST_ACTIVATION), self._frozen(state)).mT
         offset, _ = self._gain(state)
         return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
 
     def _features(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
-        """What `step` sees, (batch, width, H, W); keeps what is carried in `state`."""
+        """What `step` sees, (batch, H * W, width); keeps what is carried in `state`."""
         order = self.order
         carried = self._body(state) if state.features is None else state.features
         while state.taken < step // self._group_size:
@@ -254,7 +252,7 @@ class ScaleNetwork(HeldTables):
                 f"the scale network makes 4 cells of y of one of z, along each side: {tuple(x.shape[2:])} here, where "
                 f"y has {(height, width)}; make h_a with a stride of 4"
             )
-        return x[..., :height, :width].clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+        return x[..., :height, :width].clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION).flatten(2).mT.contiguous()
 
     def _plus(
         self,
@@ -269,7 +267,7 @@ class ScaleNetwork(HeldTables):
         q = residuals[self.order.slice_index(step)].to(features)
         q = q if positions is None else q.where(positions, 0)
         added: Tensor = layer(q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), self._frozen(state))
-        return features + added
+        return features + added.flatten(2).mT
 
     def _frozen(self, state: ScaleState) -> bool:
         return state.frozen and self.exact

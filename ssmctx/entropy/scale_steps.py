@@ -24,7 +24,7 @@ class ScaleState:
         gain: of the quality.
         size: height and width of y.
         frozen: use what `update` made, as coding must, not the weights of now.
-        features: the carried feature map, (batch, width, H, W); None before the first step.
+        features: the carried feature map, (batch, H * W, width); None before the first step.
         taken: groups of steps that have been added to it.
     """
 
