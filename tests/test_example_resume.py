@@ -111,8 +111,12 @@ def test_a_second_ctrl_c_interrupts_at_once(photos, tmp_path, monkeypatch):
         raise AssertionError("still there")
 
     monkeypatch.setattr(Engine, "step", twice)
-    with pytest.raises(KeyboardInterrupt):
-        train(TrainingPlan(photos, tmp_path / "t.pt", steps=2, batch_size=1, crop=32))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background processes ignore Ctrl-C
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(TrainingPlan(photos, tmp_path / "t.pt", steps=2, batch_size=1, crop=32))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not (tmp_path / "t.pt").exists()
 
 
