@@ -17,7 +17,7 @@ from ssmctx.entropy.checksums import Checksums
 from ssmctx.entropy.gains import Gain
 from ssmctx.entropy.scale_steps import scale_steps
 from ssmctx.entropy.steps import drive
-from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
+from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
 from ssmctx.testing import (
     LawBroken,
     assert_agrees_under_drift,
@@ -247,6 +247,14 @@ def test_garbage_where_the_same_network_runs_in_floating_point():
         guarded.decompress(coded["strings"], coded["shape"])
     with drifting(guarded, DRIFT), pytest.raises(DecodeMismatchError):
         guarded.decompress(coded["strings"], coded["shape"])
+
+
+def test_a_scale_that_is_no_number_is_told():
+    guarded = model_of(scales=network(exact=False))
+    with torch.no_grad():
+        guarded.scale_network.head[1].bias[0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"^step 1, channels 0 to 0: .* scale that is NaN or infinite"):
+        guarded.compress(latent(0, 1, M, 6, 6))
 
 
 # --- the law of the kit

@@ -165,6 +165,10 @@ class CodingOrder:
         if self.num_steps > MAX_STEPS:
             raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file stores {MAX_STEPS} at most")
         self.permutation = _permutation(permutation, self.num_channels)
+        # where in coding order each channel stands
+        self._inverse = tuple(
+            sorted(range(self.num_channels), key=(self.permutation or range(self.num_channels)).__getitem__)
+        )
 
     @classmethod
     def one_pass(cls, slices: Sequence[int], *, permutation: Sequence[int] | None = None) -> CodingOrder:
@@ -253,7 +257,7 @@ class CodingOrder:
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slices of x (batch, M, H, W), in coding order; cheaper than one by one where gradients are wanted."""
-        x = x if self.permutation is None else self._select(list(self.permutation), x, 1)
+        x = x if self.permutation is None else self._select(self.permutation, x, 1)
         return torch.split(x, list(self.slices), dim=1)
 
     def join(self, slices: Sequence[Tensor]) -> Tensor:
@@ -298,16 +302,10 @@ class CodingOrder:
             return None
         return constant(_window_indices, lattice, window_size, device=device)
 
-    def _select(self, channels: slice | list[int], x: Tensor, dim: int) -> Tensor:
+    def _select(self, channels: slice | Sequence[int], x: Tensor, dim: int) -> Tensor:
         if isinstance(channels, slice):
             return x.narrow(dim, channels.start, channels.stop - channels.start)
         return x.index_select(dim, constant(_tensor, tuple(channels), device=x.device))
-
-    @property
-    def _inverse(self) -> tuple[int, ...]:
-        """Where in coding order each channel stands, of an order with a permutation."""
-        permutation = self.permutation or ()
-        return tuple(sorted(range(len(permutation)), key=permutation.__getitem__))
 
     def _check(self, step: int) -> None:
         if not 0 <= step < self.num_steps:

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.context.base import keep_at
 from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.gains import QUALITY_UNITS, Gain, QualityGains
 from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, IntegerConv2d, to_whole
 from ssmctx.entropy.lower_bound import LowerBound
-from ssmctx.entropy.scale_steps import ScaleState, StepScales
+from ssmctx.entropy.scale_steps import ScaleState, StepScales, scale_steps
+from ssmctx.entropy.steps import drive
 from ssmctx.entropy.stored_tables import HeldTables
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.layers.checks import check_positive
@@ -189,10 +191,8 @@ class ScaleNetwork(HeldTables):
                 "model that holds all of its weights"
             )
         # once through, for what sets weights when it is called, as pruning does
-        state = ScaleState(weight.new_zeros(1, self.hyper_channels, 1, 1), Gain(), (1, 1))
-        residuals = [weight.new_zeros(1, channels, 1, 1) for channels in self.order.slices]
-        for step in range(self.order.num_steps):
-            self(step, residuals, state)
+        symbols = weight.new_zeros(1, self.hyper_channels, 1, 1)
+        drive(scale_steps(self, symbols, Gain(), (1, 1)), lambda own: torch.zeros_like(own.scale))
         for layer in layers:
             layer.freeze()
         if gains is not None:  # each quality that a file can tell
@@ -265,7 +265,7 @@ class ScaleNetwork(HeldTables):
     ) -> Tensor:
         """Features plus what a layer makes of a slice's residuals, at some positions or at all."""
         q = residuals[self.order.slice_index(step)].to(features)
-        q = q if positions is None else q.where(positions, 0)
+        q = q if positions is None else keep_at(positions, q)
         added: Tensor = layer(q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), self._frozen(state))
         return features + added.flatten(2).mT
 

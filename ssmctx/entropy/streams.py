@@ -71,7 +71,6 @@ class LatentWriter:
     def __init__(self, coder: Coder, tables: CodingTables, grid: ScaleGrid, band: float) -> None:
         self._coder, self._tables, self._grid, self._band = coder, tables, grid, band
         self._steps: list[tuple[Step, Tensor, Tensor]] = []
-        self._scales: list[Tensor] = []
 
     def write(self, step: Step, q: Tensor) -> None:
         """Append the residuals q that a step codes; of (1, m, H, W) those at the step's positions."""
@@ -81,8 +80,9 @@ class LatentWriter:
         """Code with the scales or rows of a scale network, in place of those of the steps that were written."""
 
         def written(scales: StepScales) -> Tensor:
-            self._scales.append(scales.coded_with())
-            return self._steps[scales.index][1].view_as(scales.scale)
+            step, q, _ = self._steps[scales.index]
+            self._steps[scales.index] = step, q, scales.coded_with()
+            return q.view_as(scales.scale)
 
         drive(steps, written)
 
@@ -94,7 +94,7 @@ class LatentWriter:
             ArgumentError: a symbol is beyond 16 bits.
         """
         _, values, scales = zip(*self._steps, strict=True)
-        scale, value = torch.cat(self._scales or scales), torch.cat(values)
+        scale, value = torch.cat(scales), torch.cat(values)
         if not bool(scale.isfinite().all() & value.isfinite().all()):
             raise _not_finite(self._steps)
         symbols = to_symbols(value)
