@@ -211,8 +211,8 @@ class ScaleNetwork(HeldTables):
         """Levels of the table's scales in parts of 2^-level_bits, (batch, m, P)."""
         features = self._features(step, residuals, state)
         own = features.index_select(1, self.order.indices(step, state.size, features.device))
-        hidden = self.hidden[step](own.clamp(0, LARGEST_ACTIVATION), self._frozen(state))
-        levels: Tensor = self.head[step](hidden.clamp(0, LARGEST_ACTIVATION), self._frozen(state)).mT
+        hidden = self.hidden[step](_relu(own), self._frozen(state))
+        levels: Tensor = self.head[step](_relu(hidden), self._frozen(state)).mT
         offset, _ = self._gain(state)
         return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
 
@@ -224,8 +224,8 @@ class ScaleNetwork(HeldTables):
             first = state.taken * self._group_size
             positions = order.positions(first, state.size, carried.device) if order.passes_outer else None
             added = self._plus(carried, self.added[state.taken], first, positions, residuals, state)
-            update = self.mix[state.taken](added.clamp(0, LARGEST_ACTIVATION), self._frozen(state))
-            carried = (carried + update).clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION)
+            update = self.mix[state.taken](_relu(added), self._frozen(state))
+            carried = _clamped(_plus(update, carried), -LARGEST_ACTIVATION)
             state.taken += 1
         state.features = carried
         if step % self._group_size == 0:
@@ -245,7 +245,7 @@ class ScaleNetwork(HeldTables):
             if number:
                 x = F.pixel_shuffle(x, 2)
             if number < len(self.body) - 1:
-                x = x.clamp(0, LARGEST_ACTIVATION)
+                x = _relu(x)
         height, width = state.size
         if x.shape[2] < height or x.shape[3] < width:
             raise ShapeError(
@@ -267,7 +267,7 @@ class ScaleNetwork(HeldTables):
         q = residuals[self.order.slice_index(step)].to(features)
         q = q if positions is None else keep_at(positions, q)
         added: Tensor = layer(q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), self._frozen(state))
-        return features + added.flatten(2).mT
+        return _plus(added.flatten(2).mT, features)
 
     def _frozen(self, state: ScaleState) -> bool:
         return state.frozen and self.exact
@@ -287,3 +287,18 @@ class ScaleNetwork(HeldTables):
         offset = gain.y.log() / self.spacing * float(1 << self.level_bits)
         factor = (one / gain.z).clamp(1, _MOST_FACTOR)
         return (to_whole(offset), to_whole(factor)) if self.exact else (offset, factor)
+
+
+def _relu(own: Tensor) -> Tensor:
+    """What is above zero; in place where no gradient is asked for."""
+    return _clamped(own, 0)
+
+
+def _clamped(own: Tensor, least: float) -> Tensor:
+    """Clamped activations; in place where no gradient is asked for."""
+    return own.clamp(least, LARGEST_ACTIVATION) if own.requires_grad else own.clamp_(least, LARGEST_ACTIVATION)
+
+
+def _plus(own: Tensor, other: Tensor) -> Tensor:
+    """The sum of both; in place of the first where no gradient is asked for."""
+    return own + other if own.requires_grad or other.requires_grad else own.add_(other)

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssmctx.distributions.tables import CodingTables
@@ -132,14 +131,18 @@ class PreparedTables:
     """What is made once for as long as the tensors that it is made of hold the same values."""
 
     def __init__(self) -> None:
-        self._last: tuple[list[NDArray[Any]], Any] | None = None  # one attribute, for threads
+        self._last: tuple[list[Tensor], Any] | None = None  # one attribute, for threads
 
     def of(self, make: Callable[[], T], *sources: Tensor) -> T:
         """What `make()` gives, or gave for the very same values."""
         # values, since tensors made in inference_mode have no version, and `.data` changes others without one
-        arrays = [source.detach().cpu().numpy() for source in sources]
+        tensors = [source.detach().cpu() for source in sources]
         last = self._last
-        if last is None or not all(np.array_equal(a, b) for a, b in zip(arrays, last[0], strict=True)):
-            last = self._last = [array.copy() for array in arrays], make()
+        if last is None or not all(map(_same, tensors, last[0])):
+            last = self._last = [tensor.clone() for tensor in tensors], make()
         made: T = last[1]
         return made
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(a, b)
