@@ -230,6 +230,31 @@ def test_rows_on_cuda_are_those_of_the_cpu(most):
         assert torch.equal(rows_of(on_cuda, form.cuda()).cpu(), expected)
 
 
+def test_a_context_of_means_needs_a_scale_network():
+    context = CarriedStateContext(M, dim=8, means_only=True)
+    message = "CarriedStateContext predicts means only: take the scales from a scale network, scales='integer'"
+    with pytest.raises(ArgumentError, match=message):
+        MambaICEntropyModel(M, N=4, hyper_channels=HYPER, context=context)
+    made, y = model_of(context=context), latent(1, 1, M, 9, 7)
+    coded = made.compress(y)
+    assert torch.equal(made.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])
+
+
+@pytest.mark.parametrize("scales", [None, "integer"])
+def test_quantiles_that_are_computed_leave_the_symbols_of_z_to_a_scale_network(scales):
+    """It was trained on symbols about the medians of training; others would be new to it."""
+    model, y = model_of(scales=scales), 3 * latent(1, 1, M, 21, 18)
+    with torch.no_grad():
+        model.entropy_bottleneck.quantiles += 0.4
+    rate = model(y)["likelihoods"]["y"].log2().sum()
+    outer = model.entropy_bottleneck.quantiles[:, 0, ::2].clone()
+    model.update(force=True, update_quantiles=True)
+    assert not torch.equal(model.entropy_bottleneck.quantiles[:, 0, ::2], outer)
+    assert torch.equal(model(y)["likelihoods"]["y"].log2().sum(), rate) == (scales is not None)
+    coded = model.compress(y)
+    assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])
+
+
 # --- the proof
 
 

@@ -39,12 +39,12 @@ class FrozenModel(Hyperprior):
             M,
             HYPER_CHANNELS,
             hyper_analysis(M, WIDTH, HYPER_CHANNELS, DEPTH, block="cnn"),
-            HyperSynthesis(M, WIDTH, HYPER_CHANNELS, DEPTH, block="cnn"),
+            HyperSynthesis(M, WIDTH, HYPER_CHANNELS, DEPTH, block="cnn", means_only=context.means_only),
         )
         self.context = context
         self.distribution = distribution
         self.scale_bound = LowerBound(distribution.grid.minimum)
-        self.scale_network = scale_network_of(scales, context.order, HYPER_CHANNELS, distribution.grid)
+        self.scale_network = scale_network_of(scales, context, HYPER_CHANNELS, distribution.grid)
 
     def forward(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Bits of y and bits of z of integer latents (batch, M, H, W).

@@ -18,7 +18,8 @@ from ssmctx.entropy.steps import Step, coding_steps, drive
 @torch.no_grad()
 def real_bytes(model: FrozenModel, latents: Latents) -> dict[str, Any]:
     """Bytes of y and z of each test image, bits per pixel of all, and what the likelihoods say."""
-    model.eval().entropy_bottleneck.update(force=True, update_quantiles=True)
+    kept = model.scale_network is not None
+    model.eval().entropy_bottleneck.update(force=True, update_quantiles=True, keep_medians=kept)
     images, said = {}, 0.0
     for name, y, pixels in zip(latents.names, latents.test, latents.pixels, strict=True):
         values = y[None].float()

@@ -19,6 +19,11 @@ class ContextModel(nn.Module):
     Args:
         order: the coding order that the model follows.
 
+    Attributes:
+        order: the same.
+        means_only: the scales that it predicts are 1, so that a model must take scales from elsewhere; False unless a
+            model says so.
+
     Examples:
         >>> import torch
         >>> from ssmctx import CodingOrder, ContextModel
@@ -30,6 +35,8 @@ class ContextModel(nn.Module):
         >>> mean.shape
         torch.Size([1, 2, 4, 5])
     """
+
+    means_only = False
 
     def __init__(self, order: CodingOrder) -> None:
         super().__init__()

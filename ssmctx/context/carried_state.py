@@ -52,7 +52,7 @@ class CarriedState:
         means: of the side information, by slices, (batch, m, H, W) each.
         log_scales: the same.
         spreads: of the channels, by slices, (1, m, 1, 1) each.
-        predicted: means of the steps so far, by slices, (batch, m, H, W) each.
+        predicted: means of the steps so far, by slices, (batch, m, H, W) each; none where only means are predicted.
         steps: how many steps that is.
     """
 
@@ -107,6 +107,9 @@ class CarriedStateContext(ContextModel):
     not added again: a step costs what it codes. Each step has weights of its own. There is neither attention nor a
     scan. Where an order codes one pass of all slices before the next, every step counts as a slice.
 
+    With `means_only` it is the context of a `ScaleNetwork`: scales are 1, neither |y_hat - mu| nor log sigma go in,
+    and log sigma does not come out.
+
     Args:
         M: channels of the latent.
         num_slices: slices of growing widths, each coded as a checkerboard; default 5.
@@ -114,6 +117,7 @@ class CarriedStateContext(ContextModel):
         order: any coding order of M channels, instead of num_slices.
         spread: root mean square of each channel of y, (M,), where it is known: s begins there, and without an order the
             channels are coded from the widest to the narrowest. A checkpoint needs the same order again.
+        means_only: predict means alone, for a model that takes its scales from elsewhere.
 
     Raises:
         ArgumentError: the order has another number of channels or comes with num_slices, spread does not hold M
@@ -140,26 +144,28 @@ class CarriedStateContext(ContextModel):
         dim: int = 128,
         order: CodingOrder | None = None,
         spread: Sequence[float] | None = None,
+        means_only: bool = False,
     ) -> None:
         check_positive("CarriedStateContext", M=M, dim=dim)
         spreads = _spreads(M, spread)
         super().__init__(_order(M, num_slices, order, spreads))
-        order = self.order
+        self.means_only = means_only
+        order, each = self.order, 1 if means_only else 2
         widths = [order.slices[order.slice_index(step)] for step in range(order.num_steps)]
         # what is carried grows by groups of steps: a slice at once, or step by step where its passes lie apart
         self._group_size = 1 if order.passes_outer else order.passes
         self.log_spread = nn.Parameter(torch.tensor(spreads).log())
-        self.init = nn.Sequential(nn.Linear(2 * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
+        self.init = nn.Sequential(nn.Linear(each * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
         carried = widths[:: self._group_size][:-1]
-        self.added = nn.ModuleList(nn.Conv2d(2 * width + 1, dim, 3, padding=1) for width in carried)
+        self.added = nn.ModuleList(nn.Conv2d(each * width + 1, dim, 3, padding=1) for width in carried)
         self.mix = nn.ModuleList(Mix(dim) for _ in carried)
         later = {str(step): widths[step] for step in range(order.num_steps) if step % self._group_size}
         self.added_later = nn.ModuleDict(
-            {step: nn.Conv2d(2 * width + 1, dim, 3, padding=1) for step, width in later.items()}
+            {step: nn.Conv2d(each * width + 1, dim, 3, padding=1) for step, width in later.items()}
         )
         self.update_later = nn.ModuleDict({step: _update(dim) for step in later})
         self.head = nn.ModuleList(  # which begin at zero: the hyperprior alone
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), scaled(nn.Linear(dim, 2 * width), 0.0))
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.ReLU(), scaled(nn.Linear(dim, each * width), 0.0))
             for width in widths
         )
 
@@ -180,7 +186,8 @@ class CarriedStateContext(ContextModel):
         """What is known before the first step."""
         mean, log_scale = side.chunk(2, dim=1)
         spread = self.log_spread.exp()[None, :, None, None]
-        features = self.init(_channels_last(torch.cat([mean / spread, log_scale], dim=1)))
+        known = [mean / spread] if self.means_only else [mean / spread, log_scale]
+        features = self.init(_channels_last(torch.cat(known, dim=1)))
         means, log_scales, spreads = map(self.order.split, (mean, log_scale, spread))
         return CarriedState(features, 0, means, log_scales, spreads)
 
@@ -193,12 +200,14 @@ class CarriedStateContext(ContextModel):
             tokens = tokens + self.update_later[str(step)](tokens)
         change = self.head[step](tokens)
         whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
-        mean, log_scale = whole.mT.unflatten(2, size).chunk(2, dim=1)
+        mean, *log_scales = whole.mT.unflatten(2, size).split(self.order.slices[k], dim=1)
         mean = state.means[k] + mean * state.spreads[k]
+        state.steps = max(state.steps, step + 1)
+        if not log_scales:
+            return mean, torch.ones_like(mean)
         positions = self.order.positions(step, size, y_hat.device)
         state.predicted[k] = torch.where(positions, mean, state.predicted[k]) if k in state.predicted else mean
-        state.steps = max(state.steps, step + 1)
-        return mean, (state.log_scales[k] + log_scale).clamp(max=MOST_LOG_SCALE).exp()
+        return mean, (state.log_scales[k] + log_scales[0]).clamp(max=MOST_LOG_SCALE).exp()
 
     def _features(self, step: int, y_hat: Tensor, state: CarriedState) -> Tensor:
         """What `step` sees, (batch, H, W, dim); keeps what is carried in `state`."""
@@ -220,8 +229,9 @@ class CarriedStateContext(ContextModel):
         """What is coded of a step's slice, how far predictions were off, and where it is; (batch, 2m + 1, H, W)."""
         k = self.order.slice_index(step)
         own = self.order.select(step, y_hat)
-        both = torch.cat([own / state.spreads[k], (own - state.predicted[k]).abs() / state.spreads[k]], dim=1)
-        return torch.cat([keep_at(positions, both), positions.to(own.dtype).expand(len(own), 1, -1, -1)], dim=1)
+        coded = [own] if self.means_only else [own, (own - state.predicted[k]).abs()]
+        known = keep_at(positions, torch.cat([x / state.spreads[k] for x in coded], dim=1))
+        return torch.cat([known, positions.to(own.dtype).expand(len(own), 1, -1, -1)], dim=1)
 
 
 def _update(dim: int) -> nn.Sequential:

@@ -10,7 +10,6 @@ from torch import nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.channel_spatial import ChannelSpatialContext
-from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.scale_network import ScaleNetwork
 from ssmctx.entropy.streams import Sections
@@ -62,16 +61,21 @@ def check_coded(
 
 
 def scale_network_of(
-    scales: ScaleNetwork | str | None, order: CodingOrder, hyper_channels: int, grid: ScaleGrid
+    scales: ScaleNetwork | str | None, context: ContextModel, hyper_channels: int, grid: ScaleGrid
 ) -> ScaleNetwork | None:
     """The scale network that `scales` asks for."""
     if isinstance(scales, str):
         if scales not in ("integer", "float"):
             raise ArgumentError(f"MambaICEntropyModel: scales are 'integer', 'float' or a ScaleNetwork, got {scales!r}")
-        return ScaleNetwork(order, hyper_channels, grid=grid, exact=scales == "integer")
+        return ScaleNetwork(context.order, hyper_channels, grid=grid, exact=scales == "integer")
     if scales is None:
+        if context.means_only:
+            raise ArgumentError(
+                f"MambaICEntropyModel: {type(context).__name__} predicts means only: take the scales from a scale "
+                "network, scales='integer', or make the context with means_only=False"
+            )
         return None
-    wanted = (order, hyper_channels, grid)
+    wanted = (context.order, hyper_channels, grid)
     found = tuple(getattr(scales, name, None) for name in ("order", "hyper_channels", "grid"))
     if found != wanted:
         raise ArgumentError(

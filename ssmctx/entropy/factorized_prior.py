@@ -151,12 +151,14 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         return self._extra("loss")
 
     @torch.no_grad()
-    def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
+    def update(self, force: bool = False, update_quantiles: bool = False, keep_medians: bool = False) -> bool:
         """Build the coding tables; call it after training.
 
         Args:
             force: also where there are tables.
             update_quantiles: compute the quantiles first, by search; the auxiliary loss only approaches them.
+            keep_medians: but leave the medians, about which values are rounded, as they were in training: what reads
+                symbols as they are would read others.
 
         Returns:
             Whether anything was built.
@@ -176,7 +178,10 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         prior = ExactPrior(*([p.cpu().numpy() for p in part(torch.float64)] for part in self._parts()))
         if update_quantiles:
             settled = torch.from_numpy(settled_quantiles(prior, self.target.tolist()))
+            medians = self.quantiles[:, 0, 1].clone()
             self.quantiles.copy_(settled[:, None])
+            if keep_medians:
+                self.quantiles[:, 0, 1] = medians
         quantiles = self.quantiles[:, 0].to(torch.promote_types(self.quantiles.dtype, torch.float32))
         tables = factorized_tables(prior, quantiles.cpu().numpy())
         arrays = (tables.offsets, tables.cdfs, tables.lengths)

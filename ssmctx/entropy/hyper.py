@@ -43,13 +43,21 @@ class HyperSynthesis(nn.Module):
         depth: blocks between them.
         d_state: states of VSS blocks.
         block: a name from `ssmctx.registry.blocks`.
+        means_only: leave out the stack of scales, and give zeros instead; for contexts that predict means only.
 
     Source:
         MambaIC section 3.2 and appendix C.
     """
 
     def __init__(
-        self, M: int, width: int, hyper_channels: int, depth: int = 2, d_state: int = 16, block: str = "vss"
+        self,
+        M: int,
+        width: int,
+        hyper_channels: int,
+        depth: int = 2,
+        d_state: int = 16,
+        block: str = "vss",
+        means_only: bool = False,
     ) -> None:
         super().__init__()
 
@@ -61,8 +69,9 @@ class HyperSynthesis(nn.Module):
             )
 
         self.means = stack()
-        self.scales = stack()
+        self.scales = None if means_only else stack()
 
     def forward(self, z_hat: Tensor) -> Tensor:
         """Side information of z_hat."""
-        return torch.cat([self.means(z_hat), self.scales(z_hat)], dim=1)
+        means = self.means(z_hat)
+        return torch.cat([means, torch.zeros_like(means) if self.scales is None else self.scales(z_hat)], dim=1)

@@ -109,19 +109,20 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             raise ArgumentError(
                 "MambaICEntropyModel: N configures the default h_a and h_s, but both are given; leave it out"
             )
+        context = context_of(M, num_slices, context)
         N = 128 if N is None else N
         check_positive("MambaICEntropyModel", M=M, hyper_channels=hyper_channels, N=N)
         super().__init__(
             M,
             hyper_channels,
             hyper_analysis(M, 2 * N, hyper_channels) if h_a is None else h_a,
-            HyperSynthesis(M, 2 * N, hyper_channels) if h_s is None else h_s,
+            HyperSynthesis(M, 2 * N, hyper_channels, means_only=context.means_only) if h_s is None else h_s,
         )
-        self.context = context_of(M, num_slices, context)
+        self.context = context
         self.distribution = resolve_distribution(distribution)
         self.scale_bound = LowerBound(self.distribution.grid.minimum)
         self.coder: Coder = coders.create(coder)
-        self.scale_network = scale_network_of(scales, self.context.order, hyper_channels, self.distribution.grid)
+        self.scale_network = scale_network_of(scales, self.context, hyper_channels, self.distribution.grid)
         if self.exact and guard_band is not None:
             raise ArgumentError("MambaICEntropyModel: scales from integers need no guard; leave guard_band out")
         band = DEFAULT_BAND if guard_band is None else guard_band
@@ -250,7 +251,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Args:
             force: build them again if they exist.
-            update_quantiles: compute the quantiles of z's prior first, which lag behind it in training.
+            update_quantiles: compute the quantiles of z's prior first, which lag behind it in training; the medians
+                stay with a scale network, which reads z's symbols.
 
         Returns:
             Whether anything was built.
@@ -261,7 +263,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         if force:
             self.y_tables.store(self.distribution.tables())
         integers = self.scale_network is not None and self.scale_network.update(self.gains, force)
-        return self.entropy_bottleneck.update(force=force, update_quantiles=update_quantiles) or integers
+        return self.entropy_bottleneck.update(force, update_quantiles, self.scale_network is not None) or integers
 
     def aux_loss(self) -> Tensor:
         """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""

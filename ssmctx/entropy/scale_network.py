@@ -28,7 +28,7 @@ __all__ = ["ScaleNetwork"]
 _MOST_SYMBOL = 1 << 15
 _MOST_FACTOR = 1 << 13  # of a symbol; 2^10 stands for 1
 _MOST_RESIDUAL = 15  # what is larger says no more
-_Z_WIDTHS = 96, 64  # channels on z's grid and on the next finer one
+_Z_WIDTHS = 96, 48  # channels on z's grid and on the next finer one
 
 
 class ScaleNetwork(HeldTables):
@@ -83,7 +83,7 @@ class ScaleNetwork(HeldTables):
         self,
         order: CodingOrder,
         hyper_channels: int,
-        width: int = 64,
+        width: int = 48,
         grid: ScaleGrid = ScaleGrid(),  # noqa: B008 - frozen
         exact: bool = True,
     ) -> None:
@@ -213,6 +213,8 @@ class ScaleNetwork(HeldTables):
         own = features.index_select(1, self.order.indices(step, state.size, features.device))
         hidden = self.hidden[step](_relu(own), self._frozen(state))
         levels: Tensor = self.head[step](_relu(hidden), self._frozen(state)).mT
+        if state.gain.y is None:
+            return levels
         offset, _ = self._gain(state)
         return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
 
@@ -266,7 +268,8 @@ class ScaleNetwork(HeldTables):
         """Features plus what a layer makes of a slice's residuals, at some positions or at all."""
         q = residuals[self.order.slice_index(step)].to(features)
         q = q if positions is None else keep_at(positions, q)
-        added: Tensor = layer(q.abs().clamp(max=_MOST_RESIDUAL) * float(1 << ACTIVATION_BITS), self._frozen(state))
+        magnitudes = q.abs().clamp_(max=_MOST_RESIDUAL).mul_(float(1 << ACTIVATION_BITS))
+        added: Tensor = layer(magnitudes, self._frozen(state))
         return _plus(added.flatten(2).mT, features)
 
     def _frozen(self, state: ScaleState) -> bool:

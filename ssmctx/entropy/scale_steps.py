@@ -77,7 +77,10 @@ def scale_steps(
     for step in range(order.num_steps):
         k = order.slice_index(step)
         q = yield network(step, [x.view(*x.shape[:2], height, width) for x in residuals], state)
-        residuals[k] = residuals[k].index_copy(2, order.indices(step, (height, width), q.device), q)
+        indices = order.indices(step, (height, width), q.device)
+        # in place, for a decoder's sake, where no gradient needs what was before
+        put = residuals[k].index_copy if q.requires_grad or residuals[k].requires_grad else residuals[k].index_copy_
+        residuals[k] = put(2, indices, q)
 
 
 def known_scales(
