@@ -152,14 +152,13 @@ class CarriedStateContext(ContextModel):
         self.means_only = means_only
         order, each = self.order, 1 if means_only else 2
         widths = [order.slices[order.slice_index(step)] for step in range(order.num_steps)]
-        # what is carried grows by groups of steps: a slice at once, or step by step where its passes lie apart
-        self._group_size = 1 if order.passes_outer else order.passes
+        group = order.consecutive_passes  # what is carried grows by as many steps
         self.log_spread = nn.Parameter(torch.tensor(spreads).log())
         self.init = nn.Sequential(nn.Linear(each * M, dim), nn.ReLU(), nn.Linear(dim, dim), Mix(dim))
-        carried = widths[:: self._group_size][:-1]
+        carried = widths[::group][:-1]
         self.added = nn.ModuleList(nn.Conv2d(each * width + 1, dim, 3, padding=1) for width in carried)
         self.mix = nn.ModuleList(Mix(dim) for _ in carried)
-        later = {str(step): widths[step] for step in range(order.num_steps) if step % self._group_size}
+        later = {str(step): widths[step] for step in range(order.num_steps) if step % group}
         self.added_later = nn.ModuleDict(
             {step: nn.Conv2d(each * width + 1, dim, 3, padding=1) for step, width in later.items()}
         )
@@ -196,7 +195,7 @@ class CarriedStateContext(ContextModel):
         k, size = self.order.slice_index(step), (y_hat.shape[2], y_hat.shape[3])
         indices = self.order.indices(step, size, y_hat.device)
         tokens = self._features(step, y_hat, state).flatten(1, 2).index_select(1, indices)
-        if step % self._group_size:
+        if step % self.order.consecutive_passes:
             tokens = tokens + self.update_later[str(step)](tokens)
         change = self.head[step](tokens)
         whole = change.new_zeros(len(change), size[0] * size[1], change.shape[2]).index_copy(1, indices, change)
@@ -212,14 +211,15 @@ class CarriedStateContext(ContextModel):
     def _features(self, step: int, y_hat: Tensor, state: CarriedState) -> Tensor:
         """What `step` sees, (batch, H, W, dim); keeps what is carried in `state`."""
         order, size = self.order, (y_hat.shape[2], y_hat.shape[3])
-        while state.taken < step // self._group_size:
-            first = state.taken * self._group_size
+        group = order.consecutive_passes
+        while state.taken < step // group:
+            first = state.taken * group
             whole = EVERYWHERE[0].positions(size, y_hat.device)
             positions = order.positions(first, size, y_hat.device) if order.passes_outer else whole
             coded = self.added[state.taken](self._coded(first, positions, y_hat, state))
             features = state.features + _channels_last(coded)
             state.features, state.taken = self.mix[state.taken](features), state.taken + 1
-        if step % self._group_size == 0:
+        if step % group == 0:
             return state.features
         positions = order.coded_positions(step, size, y_hat.device)
         coded = self.added_later[str(step)](self._coded(step, positions, y_hat, state))

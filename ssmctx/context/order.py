@@ -207,6 +207,11 @@ class CodingOrder:
         return len(self.lattices)
 
     @property
+    def consecutive_passes(self) -> int:
+        """How many steps in a row code the same slice: all its passes, or 1 with `passes_outer`."""
+        return 1 if self.passes_outer else self.passes
+
+    @property
     def num_steps(self) -> int:
         """Coding steps: as many for each slice as there are passes."""
         return self.passes * len(self.slices)

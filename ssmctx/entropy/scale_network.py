@@ -102,8 +102,7 @@ class ScaleNetwork(HeldTables):
 
         steps = range(order.num_steps)
         widths = [order.slices[order.slice_index(step)] for step in steps]
-        # as in `CarriedStateContext`
-        self._group_size = 1 if order.passes_outer else order.passes
+        group = order.consecutive_passes
         coarse, finer = _Z_WIDTHS
         self.body = nn.ModuleList(
             [
@@ -112,11 +111,11 @@ class ScaleNetwork(HeldTables):
                 conv(finer, 4 * width, 3),
             ]
         )
-        carried = widths[:: self._group_size][:-1]
+        carried = widths[::group][:-1]
         self.added = nn.ModuleList(taking(channels) for channels in carried)
         mixes = [conv(width, width) for _ in carried]
         self.mix = nn.ModuleList(mixes)
-        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in steps if t % self._group_size})
+        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in steps if t % group})
         self.hidden = nn.ModuleList(conv(width, width) for _ in steps)
         heads = [conv(width, channels) for channels in widths]
         self.head = nn.ModuleList(heads)
@@ -220,17 +219,17 @@ class ScaleNetwork(HeldTables):
 
     def _features(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
         """What `step` sees, (batch, H * W, width); keeps what is carried in `state`."""
-        order = self.order
+        order, group = self.order, self.order.consecutive_passes
         carried = self._body(state) if state.features is None else state.features
-        while state.taken < step // self._group_size:
-            first = state.taken * self._group_size
+        while state.taken < step // group:
+            first = state.taken * group
             positions = order.positions(first, state.size, carried.device) if order.passes_outer else None
             added = self._plus(carried, self.added[state.taken], first, positions, residuals, state)
             update = self.mix[state.taken](_relu(added), self._frozen(state))
             carried = _clamped(_plus(update, carried), -LARGEST_ACTIVATION)
             state.taken += 1
         state.features = carried
-        if step % self._group_size == 0:
+        if step % group == 0:
             return carried
         positions = order.coded_positions(step, state.size, carried.device)
         return self._plus(carried, self.added_later[str(step)], step, positions, residuals, state)
