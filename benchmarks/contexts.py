@@ -22,13 +22,16 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 from frozen.latents import Latents, cached_latents
-from frozen.rate import cost, real_bytes, times
+from frozen.model import FrozenModel
+from frozen.rate import cost, drift, real_bytes, times
 from frozen.report import grouped, plot, read_results, text_table
 from frozen.train import Plan, make_model, read_run, train
 from measure import machine
@@ -60,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=1e-3, help="highest learning rate (default %(default)s)")
     add("--plugin", action="append", default=[], help="module to import first, which registers contexts")
     add("--time", action="store_true", help="time all trained contexts in turns; do not use the machine meanwhile")
+    add("--drift", action="store_true", help="count the images that survive drift in the decoder, for --contexts")
     add("--rounds", type=int, default=15, help="of --time (default %(default)s)")
     add("--json", type=Path, help="write the table there, too")
     add("--plot", type=Path, help="write a plot of bits against decoding time there")
@@ -88,23 +92,27 @@ def run(plan: Plan, latents: Latents, folder: Path) -> None:
         print(f"{plan.name}: {rated['bpp']:.4f} bpp")
 
 
-def time_all(latents: Latents, folder: Path, rounds: int) -> None:
-    """Time the first seed of every finished context and write it into its result."""
-    found: dict[str, tuple[Path, Plan]] = {}
+def trained(latents: Latents, folder: Path, contexts: Collection[str] | None = None) -> dict[Path, FrozenModel]:
+    """The first seed of every finished context, or of those named, by the file of its result."""
+    found: dict[tuple[str, str], tuple[Path, Plan]] = {}
     for path in sorted(folder.glob("*.result.json")):
         plan = Plan(**json.loads(path.read_text())["plan"])
-        found.setdefault(f"{plan.context}|{plan.distribution}", (path, plan))
+        if contexts is None or plan.context in contexts:
+            found.setdefault((plan.context, plan.distribution), (path, plan))
     models = {}
-    for name, (path, plan) in found.items():
+    for path, plan in found.values():
         model = make_model(plan, latents)
         model.load_state_dict(read_run(path.with_name(f"{plan.name}.pt"), plan, latents)["model"])
-        model.entropy_bottleneck.update(force=True, update_quantiles=True)
-        models[name] = model
-    for name, taken in times(models, latents, rounds).items():
-        path, _ = found[name]
-        content = json.loads(path.read_text())
-        content["times"] = {**taken, "machine": machine()}
-        write_whole(path, json.dumps(content, indent=1).encode())
+        model.update()
+        models[path] = model
+    return models
+
+
+def add_to_result(path: Path, name: str, numbers: dict[str, Any]) -> None:
+    """Write numbers and the machine that they are from into a result."""
+    content = json.loads(path.read_text())
+    content[name] = {**numbers, "machine": machine()}
+    write_whole(path, json.dumps(content, indent=1).encode())
 
 
 def main() -> None:
@@ -127,7 +135,11 @@ def main() -> None:
     for plan in plans:
         run(plan, latents, args.out)
     if args.time:
-        time_all(latents, args.out, args.rounds)
+        for path, taken in times(trained(latents, args.out), latents, args.rounds).items():
+            add_to_result(path, "times", taken)
+    if args.drift:
+        for path, model in trained(latents, args.out, contexts).items():
+            add_to_result(path, "drift", drift(model, latents))
     rows = grouped(read_results(args.out))
     print(text_table(rows))
     if args.json:

@@ -79,6 +79,11 @@ class FrozenModel(Hyperprior):
             drive(scale_steps(self.scale_network, symbols, Gain(), size), known)
         return found
 
+    def update(self) -> None:
+        """Build the coding tables of z."""
+        kept = self.scale_network is not None
+        self.entropy_bottleneck.update(force=True, update_quantiles=True, keep_medians=kept)
+
     @torch.no_grad()
     def encode(self, y: Tensor) -> tuple[bytes, bytes]:
         """The streams of y and z of one latent (1, M, H, W)."""

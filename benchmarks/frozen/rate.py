@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +14,13 @@ from frozen.latents import Latents
 from frozen.model import HYPER_CHANNELS, FrozenModel
 from ssmctx import ContextModel, MambaICEntropyModel, profile
 from ssmctx.entropy.steps import Step, coding_steps, drive
+from ssmctx.testing import DRIFTS, largest_drift
 
 
 @torch.no_grad()
 def real_bytes(model: FrozenModel, latents: Latents) -> dict[str, Any]:
     """Bytes of y and z of each test image, bits per pixel of all, and what the likelihoods say."""
-    kept = model.scale_network is not None
-    model.eval().entropy_bottleneck.update(force=True, update_quantiles=True, keep_medians=kept)
+    model.eval().update()
     images, said = {}, 0.0
     for name, y, pixels in zip(latents.names, latents.test, latents.pixels, strict=True):
         values = y[None].float()
@@ -39,18 +40,33 @@ def cost(context: ContextModel, size: tuple[int, int]) -> dict[str, int]:
 
 
 @torch.no_grad()
-def times(models: dict[str, FrozenModel], latents: Latents, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of the coding loop and of decompression on the first test image, all models in turns."""
+def times(models: dict[Path, FrozenModel], latents: Latents, rounds: int) -> dict[Path, dict[str, float | None]]:
+    """Seconds of decompression of the first test image and of its coding loop, all models in turns.
+
+    The loop of a context whose model has a scale network tells too little, and is left out.
+    """
     y = latents.test[0][None].float()
     runs = {}
     for name, model in tqdm(models.items(), "compressing once"):
         side, *_ = model.eval().estimate_side(y, None)
         codec = _codec(model)
         coded = codec.compress(y)
-        runs[f"{name}|loop"] = lambda model=model, side=side: _loop(model, side, y)
+        if model.scale_network is None:
+            runs[f"{name}|loop"] = lambda model=model, side=side: _loop(model, side, y)
         runs[f"{name}|decode"] = lambda codec=codec, coded=coded: codec.decompress(coded["strings"], coded["shape"])
     taken = seconds(runs, rounds, "cpu")
-    return {name: {what: taken[f"{name}|{what}"] for what in ("loop", "decode")} for name in models}
+    return {name: {what: taken.get(f"{name}|{what}") for what in ("loop", "decode")} for name in models}
+
+
+@torch.no_grad()
+def drift(model: FrozenModel, latents: Latents) -> dict[str, int]:
+    """Of how many test images the symbols stay the same where every number in the decoder is off by as much."""
+    codec, counts = _codec(model.eval()), dict.fromkeys(map(str, DRIFTS[1:]), 0)
+    for y in tqdm(latents.test, "drifting"):
+        largest = largest_drift(codec, y[None].float(), DRIFTS[1:])
+        for tried in DRIFTS[1:]:
+            counts[str(tried)] += largest is not None and tried <= largest
+    return counts
 
 
 def _loop(model: FrozenModel, side: Tensor, y: Tensor) -> None:

@@ -50,6 +50,7 @@ def _row(group: list[Result]) -> dict[str, Any]:
         "multiply_adds": first["multiply_adds"],
         "loop_s": first.get("times", {}).get("loop"),
         "decode_s": first.get("times", {}).get("decode"),
+        "drift": first.get("drift"),
         "commits": sorted({result["machine"]["commit"] for result in group}),
     }
 
