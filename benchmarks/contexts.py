@@ -87,7 +87,7 @@ def run(plan: Plan, latents: Latents, folder: Path) -> None:
         numbers = {"steps": done["step"], "train_s": done["seconds"], "curve": done["curve"]}
         about = {"plan": vars(plan), "codec": latents.codec, "machine": machine()}
         size = (latents.test[0].shape[1], latents.test[0].shape[2])
-        content = {**about, **numbers, **rated, **cost(model.context, size)}
+        content = {**about, **numbers, **rated, **cost(model, size)}
         write_whole(result, json.dumps(content, indent=1).encode())
         print(f"{plan.name}: {rated['bpp']:.4f} bpp")
 

@@ -196,7 +196,7 @@ def test_a_context_for_another_number_of_channels_is_refused(latents, monkeypatc
 
 def test_the_command_trains_rates_resumes_and_tells(folder, latents, tmp_path, monkeypatch, capsys):
     (tmp_path / "latents.pt").write_bytes((folder / "latents.pt").read_bytes())
-    contexts = ["channel-spatial:num_slices=2", "none", "carried-state:scales=integer,dim=8"]
+    contexts = ["channel-spatial:num_slices=2", "none", "carried-state:scales=integer,dim=8,means_only=1"]
     command = ["contexts.py", "--out", str(tmp_path), "--codec", f"{__name__}:small_codec", "--json"]
     command += [str(tmp_path / "t.json"), "--batch", "1", "--crop", "3", "--steps", "3", "--contexts", *contexts]
     rated = [*command, "--time", "--rounds", "1", "--plot", str(tmp_path / "plot.png"), "--drift"]
@@ -208,7 +208,7 @@ def test_the_command_trains_rates_resumes_and_tells(folder, latents, tmp_path, m
     assert {row["context"] for row in rows} == set(contexts)
     assert all(row["decode_s"] > 0 for row in rows)
     drifts = {row["context"]: row["drift"] for row in rows}
-    assert drifts["carried-state:scales=integer,dim=8"]["0.01"] == 2
+    assert drifts["carried-state:scales=integer,dim=8,means_only=1"]["0.01"] == 2
     assert all(drift["1e-07"] <= 2 for drift in drifts.values())
     assert (tmp_path / "plot.png").stat().st_size > 1000
     monkeypatch.setattr(bench, "train", None)  # nothing is trained again

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from frozen.latents import Latents
 from frozen.model import HYPER_CHANNELS, FrozenModel
-from ssmctx import ContextModel, MambaICEntropyModel, profile
+from ssmctx import MambaICEntropyModel, profile
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.testing import DRIFTS, largest_drift
 
@@ -31,12 +31,12 @@ def real_bytes(model: FrozenModel, latents: Latents) -> dict[str, Any]:
     return {"bpp": sum(rates) / len(rates), "estimated_bpp": said / len(rates), "images": images}
 
 
-def cost(context: ContextModel, size: tuple[int, int]) -> dict[str, int]:
-    """Parameters, and multiply-adds for a latent of this height and width."""
-    parts = {
-        part.name: part for part in profile(MambaICEntropyModel(context.order.num_channels, context=context), size)
-    }
-    return {"parameters": parts["context"].parameters, "multiply_adds": parts["context"].multiply_adds}
+def cost(model: FrozenModel, size: tuple[int, int]) -> dict[str, int]:
+    """Parameters of context and scale network, and their multiply-adds for a latent of this height and width."""
+    scales = None if model.scale_network is None else "float"
+    whole = MambaICEntropyModel(model.M, hyper_channels=HYPER_CHANNELS, context=model.context, scales=scales)
+    parts = [part for part in profile(whole, size) if part.name in ("context", "scale_network")]
+    return {name: sum(getattr(part, name) for part in parts) for name in ("parameters", "multiply_adds")}
 
 
 @torch.no_grad()
