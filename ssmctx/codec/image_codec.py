@@ -222,8 +222,8 @@ class ImageCodec(nn.Module):
         Args:
             image: uint8, a tensor (3, H, W) or an array (H, W, 3).
             quality: as the latent codec takes it; None leaves it out.
-            effort: 0 to code what g_a gives; up to 9 to refine it first, in more and more steps, for a smaller
-                lambda * MSE + bits per pixel. 3 takes ten steps. Decoding takes no longer.
+            effort: 0 to code what g_a gives; up to 9 to refine it, in more and more steps (3: ten), and to try
+                roundings that save bits, for a smaller lambda * MSE + bits per pixel. Decoding takes no longer.
             lmbda: instead of the codec's own: smaller for fewer bits, larger for less error.
             progress: called with steps done and steps in total, after each step of the refinement.
 
@@ -295,7 +295,6 @@ class ImageCodec(nn.Module):
     ) -> tuple[CodedImage, Tensor | None]:
         """An image as a file holds it, and the encoder's own y_hat where the latent codec gives one."""
         recipe, pixels = recipe_of(effort), as_pixels(image)
-        _, height, width = pixels.shape
         if recipe is None and lmbda is not None:
             raise ArgumentError(f"lmbda is what an effort above 0 refines for, got lmbda={lmbda} with effort=0")
         fingerprint = decoder_fingerprint(self)  # first, since it says so where the weights are elsewhere
@@ -307,20 +306,23 @@ class ImageCodec(nn.Module):
         if recipe is None:
             return plain
         error_weight = lambda_at(self.lmbda, quality) if lmbda is None else lmbda
-        y = refine(self, x, y, recipe, error_weight, quality, progress)
-        refined = self._coded_latent(y, pixels, quality, fingerprint)
+        refined = refine(self, x, y, recipe, error_weight, quality, progress)
+        zeroings = getattr(self.latent_codec, "zeroings", (0.0,))
+        others = [(y, zeroing) for zeroing in zeroings[1:]] + [(refined, zeroing) for zeroing in zeroings]
+        made = [plain] + [self._coded_latent(own, pixels, quality, fingerprint, zeroing) for own, zeroing in others]
 
         def cost(coded: CodedImage, y_hat: Tensor | None) -> float:
-            decoded = self.image_of(self._decoded_latent(coded) if y_hat is None else y_hat, (height, width))
+            y_hat = self._decoded_latent(coded) if y_hat is None else y_hat
+            decoded = self.image_of(y_hat, (coded.height, coded.width))
             mse = (decoded.double() - pixels.cpu()).square().mean().item()
-            return error_weight * mse + 8 * len(coded.to_bytes()) / (height * width)
+            return error_weight * mse + 8 * len(coded.to_bytes()) / pixels[0].numel()
 
-        return min(plain, refined, key=lambda made: cost(*made))
+        return min(made, key=lambda one: cost(*one))
 
     def _coded_latent(
-        self, y: Tensor, pixels: Tensor, quality: float | None, fingerprint: bytes
+        self, y: Tensor, pixels: Tensor, quality: float | None, fingerprint: bytes, zeroing: float = 0.0
     ) -> tuple[CodedImage, Tensor | None]:
-        (_, height, width), out = pixels.shape, self._compress_latent(y, quality)
+        (_, height, width), out = pixels.shape, self._compress_latent(y, quality, zeroing)
         shape = {name: value for name, value in named_shape(out["shape"]).items() if name != "quality"}
         coded = CodedImage(
             fingerprint,
@@ -368,9 +370,10 @@ class ImageCodec(nn.Module):
         return y
 
     @torch.no_grad()
-    def _compress_latent(self, y: Tensor, quality: float | None) -> dict[str, Any]:
+    def _compress_latent(self, y: Tensor, quality: float | None, zeroing: float = 0.0) -> dict[str, Any]:
+        options = {**self._options(quality), **({"zeroing": zeroing} if zeroing else {})}
         with coding_numerics(self):
-            out: dict[str, Any] = self._method("compress")(y, **self._options(quality))
+            out: dict[str, Any] = self._method("compress")(y, **options)
         return out
 
     def _options(self, quality: Any) -> dict[str, Any]:

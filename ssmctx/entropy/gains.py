@@ -34,6 +34,13 @@ class Gain(NamedTuple):
     z: Tensor | None = None
     units: tuple[int, ...] = ()
 
+    def of_image(self, image: int) -> Gain:
+        """The gain of one image of a batch."""
+        if self.y is None or self.z is None or len(self.y) == 1:
+            return self
+        own = slice(image, image + 1)
+        return Gain(self.y[own], self.z[own], self.units[own])
+
 
 class QualityGains(nn.Module):
     r"""A vector of gains per quality, interpolated between qualities on a log axis.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.distributions import Distribution, resolve_distribution
-from ssmctx.entropy.arguments import check_coded, context_of, scale_network_of
+from ssmctx.entropy.arguments import check_coded, check_zeroing, context_of, scale_network_of
 from ssmctx.entropy.checksums import Checksums
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.gains import Gain, Quality, QualityGains
@@ -25,6 +25,7 @@ from ssmctx.entropy.scale_steps import known_scales, scale_steps
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
+from ssmctx.entropy.zeroing import ZEROINGS, rounded
 from ssmctx.errors import ArgumentError, CorruptStreamError, NonFiniteError
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.lookalike import Lookalike
@@ -44,8 +45,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     decodes. Outside training every image of a batch is processed alone and in full float32, so that what it decodes to
     is independent of batch composition and of autocast; a guard (see `ssmctx.entropy.guard`) lets a decoder on another
     machine follow an encoder whose scales differ by up to `guard_band`, and checksums tell when they differ by more. In
-    training, y_hat and z_hat are rounded with straight-through gradients and the rates are those of additive uniform
-    noise.
+    training y_hat and z_hat are rounded with straight-through gradients, and the rates are those of additive noise.
 
     Where CompressAI is loaded, `isinstance(model, compressai.latent_codecs.LatentCodec)` holds.
 
@@ -125,8 +125,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         self.scale_network = scale_network_of(scales, self.context, hyper_channels, self.distribution.grid)
         if self.exact and guard_band is not None:
             raise ArgumentError("MambaICEntropyModel: scales from integers need no guard; leave guard_band out")
-        band = DEFAULT_BAND if guard_band is None else guard_band
-        self.guard_band = 0.0 if self.exact else check_band(band, self.distribution.grid)
+        guard_band = DEFAULT_BAND if guard_band is None else guard_band
+        self.guard_band = 0.0 if self.exact else check_band(guard_band, self.distribution.grid)
         self.y_tables = StoredTables(self.distribution.tables(), self.distribution.name)
         self.gains = None if qualities is None else QualityGains(M, hyper_channels, qualities)
 
@@ -134,6 +134,11 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     def exact(self) -> bool:
         """Whether scales come from integers, so that files decode to the same symbols on every machine."""
         return self.scale_network is not None and self.scale_network.exact
+
+    @property
+    def zeroings(self) -> tuple[float, ...]:
+        """Values of `compress`'s zeroing that an encoder may choose from, 0 first."""
+        return ZEROINGS if self.scale_network is None else ZEROINGS[:1]
 
     def forward(self, y: Tensor, quality: Quality | None = None) -> dict[str, Any]:
         """Quantise y and estimate its rate.
@@ -176,15 +181,16 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         gain = self._gain(quality, len(y))
         with coding_numerics(self):
             parts = enumerate(torch.split(self._wide(y), 1))
-            return _joined([self._estimate(part, _of_image(gain, i), rounding) for i, part in parts])
+            return _joined([self._estimate(part, gain.of_image(i), rounding) for i, part in parts])
 
     @torch.no_grad()
-    def compress(self, y: Tensor, quality: float | None = None) -> dict[str, Any]:
+    def compress(self, y: Tensor, quality: float | None = None, zeroing: float = 0.0) -> dict[str, Any]:
         """Encode y: a y stream, a z stream, checksums and a guard per image.
 
         Args:
             y: latent (batch, M, H, W).
             quality: 0 to qualities - 1, an integer or between two; None for gains of 1.
+            zeroing: worth of a bit in rounding, as in `ssmctx.entropy.zeroing.rounded`; not with a scale network.
 
         Returns:
             "strings" [y streams, z streams, checksums, guards], each a list of bytes per image, no guards where scales
@@ -194,18 +200,19 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         Raises:
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
             NonFiniteError: y, a mean or a scale holds NaN or an infinity.
-            ArgumentError: a residual is beyond 16 bits, the weights are narrower than float32, or a quality is out of
-                range or for a model without qualities.
+            ArgumentError: a residual is beyond 16 bits, the weights are narrower than float32, a quality is out of
+                range or for a model without qualities, or zeroing is negative or for a model with a scale network.
             NotUpdatedError: `update()` was not called.
         """
         check_image("MambaICEntropyModel", y, self.M, "y")
+        check_zeroing(zeroing, self.scale_network is not None)
         if not bool(y.isfinite().all()):
             raise NonFiniteError(
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"
             )
         with coding_numerics(self):
             gain = self._one_gain(quality, "compress")
-            images = [self._encode(part, gain) for part in torch.split(self._wide(y), 1)]
+            images = [self._encode(part, gain, zeroing) for part in torch.split(self._wide(y), 1)]
         sections, y_hats, hyper_shapes = zip(*images, strict=True)
         shape: dict[str, Any] = {"y": (y.shape[2], y.shape[3]), "hyper": hyper_shapes[0]}
         if quality is not None:
@@ -328,13 +335,13 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         within = scale.clamp(max=grid.maximum)
         return tabled + (within - within.detach())  # plus 0
 
-    def _encode(self, y: Tensor, gain: Gain) -> tuple[Sections, Tensor, tuple[int, int]]:
+    def _encode(self, y: Tensor, gain: Gain, zeroing: float) -> tuple[Sections, Tensor, tuple[int, int]]:
         """The sections of one image, y_hat, and the size of z."""
         coded = self.encode_side(y, gain.z, self.coder)
         writer = LatentWriter(self.coder, self.y_tables.tables(), self.distribution.grid, self.guard_band)
 
         def quantised(step: Step) -> Tensor:
-            q = torch.round(step.residual(y))
+            q = rounded(step.residual(y), self.scale_bound(step.scale), self.distribution, zeroing)
             writer.write(step, q)
             return q
 
@@ -391,10 +398,3 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 def _joined(images: Sequence[tuple[Tensor, Tensor, Tensor]]) -> dict[str, Any]:
     y_hat, likelihoods, z_likelihoods = (torch.cat(parts) for parts in zip(*images, strict=True))
     return {"y_hat": y_hat, "likelihoods": {"y": likelihoods, "z": z_likelihoods}}
-
-
-def _of_image(gain: Gain, image: int) -> Gain:
-    if gain.y is None or gain.z is None or len(gain.y) == 1:
-        return gain
-    own = slice(image, image + 1)
-    return Gain(gain.y[own], gain.z[own], gain.units[own])
