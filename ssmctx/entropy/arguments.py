@@ -20,15 +20,10 @@ from ssmctx.registry import contexts
 __all__ = ["check_coded", "check_zeroing", "context_of", "scale_network_of"]
 
 
-def check_zeroing(zeroing: float, network: bool) -> None:
-    """Raise ArgumentError unless a model, with a scale network or without, can round with this worth of a bit."""
+def check_zeroing(zeroing: float) -> None:
+    """Raise ArgumentError unless a worth of a bit is a number from 0 on."""
     if not 0 <= zeroing < math.inf:
         raise ArgumentError(f"MambaICEntropyModel: zeroing must be a number from 0 on, got {zeroing!r}")
-    if zeroing and network:
-        raise ArgumentError(
-            f"MambaICEntropyModel: zeroing needs scales while it rounds, and a scale network gives them afterwards: "
-            f"leave out zeroing={zeroing!r}"
-        )
 
 
 def context_of(M: int, num_slices: int | None, context: ContextModel | str | None) -> ContextModel:

@@ -21,7 +21,7 @@ from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.scale_network import ScaleNetwork
-from ssmctx.entropy.scale_steps import known_scales, scale_steps
+from ssmctx.entropy.scale_steps import ScaleWalk, known_scales, scale_steps
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
@@ -88,6 +88,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         True
     """
 
+    zeroings = ZEROINGS
+
     def __init__(
         self,
         M: int = 320,
@@ -134,11 +136,6 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     def exact(self) -> bool:
         """Whether scales come from integers, so that files decode to the same symbols on every machine."""
         return self.scale_network is not None and self.scale_network.exact
-
-    @property
-    def zeroings(self) -> tuple[float, ...]:
-        """Values of `compress`'s zeroing that an encoder may choose from, 0 first."""
-        return ZEROINGS if self.scale_network is None else ZEROINGS[:1]
 
     def forward(self, y: Tensor, quality: Quality | None = None) -> dict[str, Any]:
         """Quantise y and estimate its rate.
@@ -190,7 +187,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         Args:
             y: latent (batch, M, H, W).
             quality: 0 to qualities - 1, an integer or between two; None for gains of 1.
-            zeroing: worth of a bit in rounding, as in `ssmctx.entropy.zeroing.rounded`; not with a scale network.
+            zeroing: worth of a bit in rounding, as in `ssmctx.entropy.zeroing.rounded`.
 
         Returns:
             "strings" [y streams, z streams, checksums, guards], each a list of bytes per image, no guards where scales
@@ -201,11 +198,11 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
             NonFiniteError: y, a mean or a scale holds NaN or an infinity.
             ArgumentError: a residual is beyond 16 bits, the weights are narrower than float32, a quality is out of
-                range or for a model without qualities, or zeroing is negative or for a model with a scale network.
+                range or for a model without qualities, or zeroing is negative.
             NotUpdatedError: `update()` was not called.
         """
         check_image("MambaICEntropyModel", y, self.M, "y")
-        check_zeroing(zeroing, self.scale_network is not None)
+        check_zeroing(zeroing)
         if not bool(y.isfinite().all()):
             raise NonFiniteError(
                 "MambaICEntropyModel: y must be finite, got NaN or an infinity; check input and weights"
@@ -340,14 +337,15 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         coded = self.encode_side(y, gain.z, self.coder)
         writer = LatentWriter(self.coder, self.y_tables.tables(), self.distribution.grid, self.guard_band)
 
+        walk = ScaleWalk(self.scale_network, coded.symbols, gain, y.shape[2:])
+
         def quantised(step: Step) -> Tensor:
-            q = rounded(step.residual(y), self.scale_bound(step.scale), self.distribution, zeroing)
-            writer.write(step, q)
+            q = rounded(step.residual(y), self.scale_bound(walk.scale(step)), self.distribution, zeroing)
+            writer.write(step, q, walk.now)
+            walk.advance(step, q)
             return q
 
         y_hat = drive(coding_steps(self.context, coded.side, gain.y), quantised)
-        if self.scale_network is not None:
-            writer.take_scales(scale_steps(self.scale_network, coded.symbols, gain, y.shape[2:], frozen=True))
         stream, checksums, guard = writer.finish(coded.checksum)
         return Sections(stream, coded.stream, checksums, guard), y_hat, coded.size
 

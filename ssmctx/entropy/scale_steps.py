@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ssmctx.entropy.gains import Gain
-from ssmctx.entropy.steps import drive
+from ssmctx.entropy.steps import Step, drive
 
-__all__ = ["ScaleState", "StepScales", "known_scales", "scale_steps"]
+__all__ = ["ScaleState", "ScaleWalk", "StepScales", "known_scales", "scale_steps"]
 
 
 @dataclass
@@ -81,6 +82,34 @@ def scale_steps(
         # in place, for a decoder's sake, where no gradient needs what was before
         put = residuals[k].index_copy if q.requires_grad or residuals[k].requires_grad else residuals[k].index_copy_
         residuals[k] = put(2, indices, q)
+
+
+class ScaleWalk:
+    """`scale_steps` of an encoder, step by step with the context.
+
+    Args:
+        network: a `ScaleNetwork`; None leaves all scales to the context.
+        symbols: of z.
+        gain: of the quality.
+        size: height and width of y.
+
+    Attributes:
+        now: scales of the next step; None without a network.
+    """
+
+    def __init__(self, network: Any, symbols: Tensor, gain: Gain, size: Sequence[int]) -> None:
+        self._steps = None if network is None else scale_steps(network, symbols, gain, size, frozen=True)
+        self.now = None if self._steps is None else next(self._steps)
+
+    def scale(self, step: Step) -> Tensor:
+        """The scale that a step is coded with, (batch, m, H, W)."""
+        return step.scale if self.now is None else step.scatter(self.now.scale.to(step.scale))
+
+    def advance(self, step: Step, q: Tensor) -> None:
+        """Go on after the residuals q of a step, (batch, m, H, W)."""
+        if self._steps is not None:
+            with suppress(StopIteration):  # after the last step
+                self.now = self._steps.send(step.gather(q))
 
 
 def known_scales(

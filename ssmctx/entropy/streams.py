@@ -72,19 +72,13 @@ class LatentWriter:
         self._coder, self._tables, self._grid, self._band = coder, tables, grid, band
         self._steps: list[tuple[Step, Tensor, Tensor]] = []
 
-    def write(self, step: Step, q: Tensor) -> None:
-        """Append the residuals q that a step codes; of (1, m, H, W) those at the step's positions."""
-        self._steps.append((step, step.gather(q).flatten(), step.gather(step.scale).flatten()))
+    def write(self, step: Step, q: Tensor, scales: StepScales | None = None) -> None:
+        """Append the residuals q that a step codes; of (1, m, H, W) those at the step's positions.
 
-    def take_scales(self, steps: Generator[StepScales, Tensor, None]) -> None:
-        """Code with the scales or rows of a scale network, in place of those of the steps that were written."""
-
-        def written(scales: StepScales) -> Tensor:
-            step, q, _ = self._steps[scales.index]
-            self._steps[scales.index] = step, q, scales.coded_with()
-            return q.view_as(scales.scale)
-
-        drive(steps, written)
+        They are coded with the scales or rows of a scale network where it gives them, else with the step's own scales.
+        """
+        coded_with = step.gather(step.scale).flatten() if scales is None else scales.coded_with()
+        self._steps.append((step, step.gather(q).flatten(), coded_with))
 
     def finish(self, z_checksum: int) -> tuple[bytes, bytes, bytes]:
         """The sections of y, checksums and guard; where integers say the rows, no guard, and one checksum for all.
