@@ -136,8 +136,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         >>> [m.training for m in layers]
         [False, True]
     """
-    parts = list(module.modules())
     with _lock:
+        # those that are in evaluation mode already need nothing, unless a thread only keeps them there
+        parts = [part for part in module.modules() if part.training or (_evaluating and part in _evaluating)]
         for part in parts:
             entry = _evaluating.setdefault(part, [0, part.training])
             entry[0] += 1
