@@ -26,6 +26,7 @@ from mambaic.train import Point, TrainingPlan, train
 CHECKPOINT = bundled_path(DEFAULT)
 HELD_OUT = "astronaut"
 QUALITIES = (10, 40, 70)
+_EFFORT = 3
 _DETAIL = slice(40, 200), slice(150, 310)
 
 
@@ -52,7 +53,7 @@ def train_tiny(out: Path, minutes: float, steps: int | None) -> Path:
 def demo(out: Path, checkpoint: Path) -> None:
     """Code the held-out photograph, decode it in a new process, compare, and leave all files in `out`.
 
-    A variable-rate checkpoint codes it at three qualities.
+    A variable-rate checkpoint codes it at three qualities, refined.
 
     Raises:
         CheckpointError: no checkpoint, or none of ours.
@@ -66,7 +67,8 @@ def demo(out: Path, checkpoint: Path) -> None:
     rows = []
     for quality in qualities:
         coded = original.with_name(f"{HELD_OUT}{'' if quality is None else f'-{quality}'}.sic")
-        ours, size = _there_and_back(codec, checkpoint, original, coded, Wish(quality=quality))
+        wish = Wish(quality=quality, effort=0 if quality is None else _EFFORT)
+        ours, size = _there_and_back(codec, checkpoint, original, coded, wish)
         rows.append(_compared(f"ssmctx {codec.preset}", pixels, ours, size))
     _plot_side_by_side(pixels, rows, out / "side-by-side.png")
     print(f"look at {out / 'side-by-side.png'}")
@@ -75,6 +77,8 @@ def demo(out: Path, checkpoint: Path) -> None:
 def _there_and_back(codec: MambaIC, checkpoint: Path, original: Path, coded: Path, wish: Wish) -> tuple[Tensor, int]:
     """The pixels that a fresh process decodes from the file, and the file's bytes."""
     decoded, own = coded.with_suffix(".decoded.png"), coded.with_suffix(".encoder.png")
+    if wish.effort:
+        print(f"encoding {original} with quality {wish.quality} and effort {wish.effort}: some ten seconds")
     written = compress_file(codec, original, coded, own, wish)
     print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel; decoding it in a new process")
     program = Path(__file__).parents[1] / "mambaic_full.py"
