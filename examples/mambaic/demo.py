@@ -78,7 +78,7 @@ def _there_and_back(codec: MambaIC, checkpoint: Path, original: Path, coded: Pat
     """The pixels that a fresh process decodes from the file, and the file's bytes."""
     decoded, own = coded.with_suffix(".decoded.png"), coded.with_suffix(".encoder.png")
     if wish.effort:
-        print(f"encoding {original} with quality {wish.quality} and effort {wish.effort}: some ten seconds")
+        print(f"encoding {original} with quality {wish.quality} and effort {wish.effort}: this takes some seconds")
     written = compress_file(codec, original, coded, own, wish)
     print(f"{coded}: {written.bytes} bytes on disk, {written.bpp:.3f} bits per pixel; decoding it in a new process")
     program = Path(__file__).parents[1] / "mambaic_full.py"

@@ -226,7 +226,7 @@ class CarriedStateContext(ContextModel):
         return state.features + _channels_last(coded)
 
     def _coded(self, step: int, positions: Tensor, y_hat: Tensor, state: CarriedState) -> Tensor:
-        """What is coded of a step's slice, how far predictions were off, and where it is; (batch, 2m + 1, H, W)."""
+        """What is coded of a step's slice, how far predictions were off if that counts, and where it is."""
         k = self.order.slice_index(step)
         own = self.order.select(step, y_hat)
         coded = [own] if self.means_only else [own, (own - state.predicted[k]).abs()]

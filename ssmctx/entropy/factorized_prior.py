@@ -178,10 +178,9 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         prior = ExactPrior(*([p.cpu().numpy() for p in part(torch.float64)] for part in self._parts()))
         if update_quantiles:
             settled = torch.from_numpy(settled_quantiles(prior, self.target.tolist()))
-            medians = self.quantiles[:, 0, 1].clone()
-            self.quantiles.copy_(settled[:, None])
             if keep_medians:
-                self.quantiles[:, 0, 1] = medians
+                settled[:, 1] = self.quantiles[:, 0, 1]
+            self.quantiles.copy_(settled[:, None])
         quantiles = self.quantiles[:, 0].to(torch.promote_types(self.quantiles.dtype, torch.float32))
         tables = factorized_tables(prior, quantiles.cpu().numpy())
         arrays = (tables.offsets, tables.cdfs, tables.lengths)

@@ -160,7 +160,7 @@ class IntegerConv2d(HeldTables):
         """Folded weight and bias in float64, checked against their bound when they are first used."""
         if not self.whole_weight.numel():
             raise NotUpdatedError("the scale network has no integers yet: call update() after training, before coding")
-        return self._prepared.of(self._check, self.whole_weight, self.whole_bias)
+        return self._prepared.of(self._check, self.whole_weight, self.whole_bias, self.bound)
 
     def _check(self) -> tuple[Tensor, Tensor]:
         weight, bias = self.whole_weight.double(), self.whole_bias.double()

@@ -88,7 +88,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         True
     """
 
-    zeroings = ZEROINGS
+    zeroings = ZEROINGS  # what an encoder may choose from
 
     def __init__(
         self,
@@ -127,8 +127,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         self.scale_network = scale_network_of(scales, self.context, hyper_channels, self.distribution.grid)
         if self.exact and guard_band is not None:
             raise ArgumentError("MambaICEntropyModel: scales from integers need no guard; leave guard_band out")
-        guard_band = DEFAULT_BAND if guard_band is None else guard_band
-        self.guard_band = 0.0 if self.exact else check_band(guard_band, self.distribution.grid)
+        band = DEFAULT_BAND if guard_band is None else guard_band
+        self.guard_band = 0.0 if self.exact else check_band(band, self.distribution.grid)
         self.y_tables = StoredTables(self.distribution.tables(), self.distribution.name)
         self.gains = None if qualities is None else QualityGains(M, hyper_channels, qualities)
 
@@ -267,7 +267,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         if force:
             self.y_tables.store(self.distribution.tables())
         integers = self.scale_network is not None and self.scale_network.update(self.gains, force)
-        return self.entropy_bottleneck.update(force, update_quantiles, self.scale_network is not None) or integers
+        kept = self.scale_network is not None
+        return self.entropy_bottleneck.update(force, update_quantiles, keep_medians=kept) or integers
 
     def aux_loss(self) -> Tensor:
         """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""
@@ -290,10 +291,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         state = {name: value for name, value in self.state_dict().items() if not name.startswith(tuple(encoder_only))}
         return {**state, "medians": self.entropy_bottleneck.medians()}
 
-    # --- one image (or, in training, one batch)
-
     def _estimate(self, y: Tensor, gain: Gain, rounding: Rounding | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """y_hat and the likelihoods of y and z."""
+        """y_hat and the likelihoods of y and z, of one image, or in training of a batch."""
         side, symbols, z_likelihoods = self.estimate_side(y, gain.z, rounding)
         order = self.context.order
         slices = order.split(y)
@@ -336,11 +335,13 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         """The sections of one image, y_hat, and the size of z."""
         coded = self.encode_side(y, gain.z, self.coder)
         writer = LatentWriter(self.coder, self.y_tables.tables(), self.distribution.grid, self.guard_band)
-
         walk = ScaleWalk(self.scale_network, coded.symbols, gain, y.shape[2:])
 
         def quantised(step: Step) -> Tensor:
-            q = rounded(step.residual(y), self.scale_bound(walk.scale(step)), self.distribution, zeroing)
+            residual = step.residual(y)
+            q = torch.round(residual)
+            if zeroing:
+                q = rounded(residual, self.scale_bound(walk.scale(step)), self.distribution, zeroing)
             writer.write(step, q, walk.now)
             walk.advance(step, q)
             return q

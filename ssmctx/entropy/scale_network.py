@@ -226,7 +226,7 @@ class ScaleNetwork(HeldTables):
             positions = order.positions(first, state.size, carried.device) if order.passes_outer else None
             added = self._plus(carried, self.added[state.taken], first, positions, residuals, state)
             update = self.mix[state.taken](_relu(added), self._frozen(state))
-            carried = _clamped(_plus(update, carried), -LARGEST_ACTIVATION)
+            carried = _clamped(_sum(update, carried), -LARGEST_ACTIVATION)
             state.taken += 1
         state.features = carried
         if step % group == 0:
@@ -269,7 +269,7 @@ class ScaleNetwork(HeldTables):
         q = q if positions is None else keep_at(positions, q)
         magnitudes = q.abs().clamp_(max=_MOST_RESIDUAL).mul_(float(1 << ACTIVATION_BITS))
         added: Tensor = layer(magnitudes, self._frozen(state))
-        return _plus(added.flatten(2).mT, features)
+        return _sum(added.flatten(2).mT, features)
 
     def _frozen(self, state: ScaleState) -> bool:
         return state.frozen and self.exact
@@ -301,6 +301,6 @@ def _clamped(own: Tensor, least: float) -> Tensor:
     return own.clamp(least, LARGEST_ACTIVATION) if own.requires_grad else own.clamp_(least, LARGEST_ACTIVATION)
 
 
-def _plus(own: Tensor, other: Tensor) -> Tensor:
+def _sum(own: Tensor, other: Tensor) -> Tensor:
     """The sum of both; in place of the first where no gradient is asked for."""
     return own + other if own.requires_grad or other.requires_grad else own.add_(other)

@@ -45,8 +45,6 @@ def rounded(residual: Tensor, scale: Tensor, distribution: Distribution, zeroing
         tensor([0., 0., 1., 0., 2.])
     """
     q = torch.round(residual)
-    if not zeroing:
-        return q
     zero, one = (distribution.likelihood(x, scale).log2() for x in (torch.zeros_like(q), torch.ones_like(q)))
     more_error = residual.square() - (residual - q).square()
     return q.masked_fill((q.abs() == 1) & (more_error < zeroing * _STEPS_A_BIT * (zero - one)), 0)
