@@ -117,7 +117,7 @@ def test_the_bytes_decode_to_the_whole_numbers(latents, context):
             nonlocal last
             mean, scale = step.gather(step.mean), step.gather(step.scale)
             if walk is not None:
-                scale = walk.send(last).scale
+                scale = walk.send(last).values
             zeros, rows = symbols_and_rows(torch.zeros_like(mean), mean, scale, model.distribution)
             symbols = decoder.decode(rows.flatten().numpy().astype(np.uint16), shifted_tables(model.distribution))
             values = torch.from_numpy(symbols).view(mean.shape) - zeros

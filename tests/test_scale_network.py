@@ -56,30 +56,27 @@ def symbols(seed: int = 0, batch: int = 1, most: int = 9) -> torch.Tensor:
     return torch.randint(-most, most + 1, (batch, HYPER, 4, 3), generator=generator).float()
 
 
-def walked(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain(), frozen=False, most=20) -> tuple:  # noqa: B008
-    """Scales and rows of all steps, in coding order, where y's symbols are random ones."""
+def walked(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain(), frozen=False, most=20) -> torch.Tensor:  # noqa: B008
+    """Scales of all steps, or rows of frozen ones, in coding order, where y's symbols are random ones."""
     found = []
     random = torch.Generator().manual_seed(most)
 
     def q(scales):
-        found.append(scales)
-        one = torch.randint(-most, most + 1, scales.scale.shape[1:], generator=random)
-        return one.to(scales.scale).expand_as(scales.scale)
+        found.append(scales.values.flatten(1))
+        one = torch.randint(-most, most + 1, scales.values.shape[1:], generator=random)
+        return one.expand_as(scales.values)
 
     drive(scale_steps(made, z, gain, SIZE, frozen), q)
-    scale, rows = (
-        [] if getattr(found[0], name) is None else torch.cat([getattr(one, name).flatten(1) for one in found], 1)
-        for name in ("scale", "rows")
-    )
-    return scale, rows
+    return torch.cat(found, 1)
 
 
 def scale_of(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain()) -> torch.Tensor:  # noqa: B008
-    return walked(made, z, gain)[0]
+    return walked(made, z, gain)
 
 
 def rows_of(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain(), frozen=True) -> torch.Tensor:  # noqa: B008
-    return walked(made, z, gain, frozen)[1]
+    values = walked(made, z, gain, frozen)
+    return values.long() if frozen else made.grid.index(values)
 
 
 def model_of(**changes) -> MambaICEntropyModel:
@@ -164,8 +161,8 @@ def test_rows_are_those_of_int64(which, seed, most):
     found = []
 
     def from_rows(scales):
-        found.append(scales.rows.flatten().numpy())
-        return torch.from_numpy(q(scales.index, scales.rows[0].numpy()))[None].to(scales.scale)
+        found.append(scales.values.flatten().numpy())
+        return torch.from_numpy(q(scales.index, scales.values[0].numpy()))[None]
 
     drive(scale_steps(made, z, Gain(), SIZE, frozen=True), from_rows)
     assert np.array_equal(np.concatenate(found), in_numpy(made, z, q))
@@ -369,7 +366,7 @@ def test_a_network_trains_towards_the_scales_of_the_data():
         found = []
 
         def q(own):
-            found.append(own.scale)
+            found.append(own.values)
             return y[:, own.index : own.index + 1].flatten(2)
 
         drive(scale_steps(made, z, Gain(), (12, 12)), q)
@@ -473,10 +470,10 @@ def test_a_gain_is_an_offset_in_integers():
 @pytest.mark.parametrize("grid", [ScaleGrid(levels=32), ScaleGrid(0.05, 64, 200), ScaleGrid(0.5, 2, 2)])
 def test_any_grid(grid):
     made = network(grid=grid)
-    scale, rows = walked(made, symbols())
+    rows = rows_of(made, symbols())
     assert rows.min() >= 0
     assert rows.max() < grid.levels
-    assert torch.equal(grid.index(scale), rows)
+    assert torch.equal(rows_of(made, symbols(), frozen=False), rows)
     model = model_of(scales="integer", distribution=Laplace(grid=grid))
     coded = model.compress(latent(0, 1, M, 5, 7))
     assert torch.equal(model.decompress(coded["strings"], coded["shape"])["y_hat"], coded["y_hat"])

@@ -72,7 +72,7 @@ class FrozenModel(Hyperprior):
         found: list[Tensor] = []
 
         def known(scales: StepScales) -> Tensor:
-            found.append(scales.scale)
+            found.append(scales.values)
             return torch.round(residuals[scales.index].detach())
 
         if self.scale_network is not None:

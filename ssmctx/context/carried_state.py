@@ -231,7 +231,9 @@ class CarriedStateContext(ContextModel):
         own = self.order.select(step, y_hat)
         coded = [own] if self.means_only else [own, (own - state.predicted[k]).abs()]
         known = keep_at(positions, torch.cat([x / state.spreads[k] for x in coded], dim=1))
-        return torch.cat([known, positions.to(own.dtype).expand(len(own), 1, -1, -1)], dim=1)
+        where = positions.to(own.dtype).expand(len(own), 1, -1, -1)
+        # channels last in memory, so that what the convolution gives needs no transposing
+        return torch.cat([_channels_last(known), _channels_last(where)], dim=3).permute(0, 3, 1, 2)
 
 
 def _update(dim: int) -> nn.Sequential:

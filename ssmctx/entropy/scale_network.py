@@ -136,7 +136,7 @@ class ScaleNetwork(HeldTables):
             state: of this latent, made for its first step.
 
         Returns:
-            In evaluation of an exact network tabled scales and their rows, else scales.
+            Table rows where frozen integers are used, else scales; in evaluation of an exact network tabled ones.
 
         Raises:
             ShapeError: y is larger than four times z.
@@ -147,13 +147,15 @@ class ScaleNetwork(HeldTables):
         with stage("scale_network", step), torch.autocast(device.type, enabled=False):
             levels = self._levels(step, residuals, state) * 2.0**-self.level_bits
             if not rounds:
-                return StepScales(step, self._between(levels), None)
-            rows = torch.floor(levels + 0.5).to(device, torch.int64).clamp(0, self.grid.levels - 1)
+                return StepScales(step, self._between(levels))
+            rows = (levels.detach() + 0.5).floor_().to(device, torch.int32).clamp_(0, self.grid.levels - 1)
+            if state.frozen:
+                return StepScales(step, rows)
             scale = self.grid.tensor(state.symbols)[rows]
             if levels.requires_grad:  # as who refines a latent needs it
                 smooth = self._between(levels).to(scale)
                 scale = scale + (smooth - smooth.detach())
-            return StepScales(step, scale, rows)
+            return StepScales(step, scale)
 
     @torch.no_grad()
     def update(self, gains: QualityGains | None = None, force: bool = False) -> bool:
@@ -191,7 +193,7 @@ class ScaleNetwork(HeldTables):
             )
         # once through, for what sets weights when it is called, as pruning does
         symbols = weight.new_zeros(1, self.hyper_channels, 1, 1)
-        drive(scale_steps(self, symbols, Gain(), (1, 1)), lambda own: torch.zeros_like(own.scale))
+        drive(scale_steps(self, symbols, Gain(), (1, 1)), lambda own: torch.zeros_like(own.values))
         for layer in layers:
             layer.freeze()
         if gains is not None:  # each quality that a file can tell
@@ -265,10 +267,11 @@ class ScaleNetwork(HeldTables):
         state: ScaleState,
     ) -> Tensor:
         """Features plus what a layer makes of a slice's residuals, at some positions or at all."""
-        q = residuals[self.order.slice_index(step)].to(features)
+        q = residuals[self.order.slice_index(step)]
         q = q if positions is None else keep_at(positions, q)
-        magnitudes = q.abs().clamp_(max=_MOST_RESIDUAL).mul_(float(1 << ACTIVATION_BITS))
-        added: Tensor = layer(magnitudes, self._frozen(state))
+        # channels last in memory, as features are, so that the sum needs no transposing
+        magnitudes = q.permute(0, 2, 3, 1).contiguous().abs().clamp_(max=_MOST_RESIDUAL).to(features)
+        added: Tensor = layer(magnitudes.mul_(float(1 << ACTIVATION_BITS)).permute(0, 3, 1, 2), self._frozen(state))
         return _sum(added.flatten(2).mT, features)
 
     def _frozen(self, state: ScaleState) -> bool:

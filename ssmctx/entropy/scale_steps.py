@@ -39,22 +39,16 @@ class ScaleState:
 
 @dataclass(frozen=True)
 class StepScales:
-    """The scales of what one step codes.
+    """What the elements of one step are coded with.
 
     Attributes:
         index: number of the step.
-        scale: (batch, m, P), for the m channels of the step's slice and its P positions in row-major order; the
-            standard deviation of the residual in quantisation steps.
-        rows: the same as rows of the coding tables, int64, where integers say them; else None.
+        values: (batch, m, P), for the m channels of the step's slice and its P positions in row-major order. Table
+            rows, int32, where frozen integers give them; else standard deviations in quantisation steps.
     """
 
     index: int
-    scale: Tensor
-    rows: Tensor | None
-
-    def coded_with(self) -> Tensor:
-        """Of each element in coding order its table row where integers say it, else its scale, (batch * m * P,)."""
-        return (self.scale if self.rows is None else self.rows).flatten()
+    values: Tensor
 
 
 def scale_steps(
@@ -62,8 +56,8 @@ def scale_steps(
 ) -> Generator[StepScales, Tensor, None]:
     """Walk a latent in coding order for its scales alone.
 
-    Yields each `StepScales` and takes back, by `send`, the residuals q of the same elements, (batch, m, P). The network
-    is only ever shown what was sent in before.
+    Yields each `StepScales` and takes back, by `send`, the residuals q of the same elements, (batch, m, P), of any
+    dtype. The network is only ever shown what was sent in before.
 
     Args:
         network: a `ScaleNetwork`.
@@ -81,7 +75,7 @@ def scale_steps(
         indices = order.indices(step, (height, width), q.device)
         # in place, for a decoder's sake, where no gradient needs what was before
         put = residuals[k].index_copy if q.requires_grad or residuals[k].requires_grad else residuals[k].index_copy_
-        residuals[k] = put(2, indices, q)
+        residuals[k] = put(2, indices, q.to(symbols))
 
 
 class ScaleWalk:
@@ -98,12 +92,17 @@ class ScaleWalk:
     """
 
     def __init__(self, network: Any, symbols: Tensor, gain: Gain, size: Sequence[int]) -> None:
+        self._network = network
         self._steps = None if network is None else scale_steps(network, symbols, gain, size, frozen=True)
         self.now = None if self._steps is None else next(self._steps)
 
     def scale(self, step: Step) -> Tensor:
         """The scale that a step is coded with, (batch, m, H, W)."""
-        return step.scale if self.now is None else step.scatter(self.now.scale.to(step.scale))
+        if self.now is None:
+            return step.scale
+        values = self.now.values
+        scales = values if values.is_floating_point() else self._network.grid.tensor(step.scale)[values]
+        return step.scatter(scales.to(step.scale))
 
     def advance(self, step: Step, q: Tensor) -> None:
         """Go on after the residuals q of a step, (batch, m, H, W)."""
@@ -133,7 +132,7 @@ def known_scales(
     def known(own: StepScales) -> Tensor:
         k = order.slice_index(own.index)
         indices = order.indices(own.index, (height, width), symbols.device)
-        scales[k] = scales[k].index_copy(2, indices, own.scale)
+        scales[k] = scales[k].index_copy(2, indices, own.values)
         q = residuals[k].flatten(2).index_select(2, indices)
         return torch.round(q.detach()) if whole else q
 

@@ -77,8 +77,8 @@ class LatentWriter:
 
         They are coded with the scales or rows of a scale network where it gives them, else with the step's own scales.
         """
-        coded_with = step.gather(step.scale).flatten() if scales is None else scales.coded_with()
-        self._steps.append((step, step.gather(q).flatten(), coded_with))
+        coded_with = step.gather(step.scale) if scales is None else scales.values
+        self._steps.append((step, step.gather(q).flatten(), coded_with.flatten()))
 
     def finish(self, z_checksum: int) -> tuple[bytes, bytes, bytes]:
         """The sections of y, checksums and guard; where integers say the rows, no guard, and one checksum for all.
@@ -147,8 +147,8 @@ class LatentReader:
         """
 
         def decoded(scales: StepScales) -> Tensor:
-            symbols = self._decode(scales.coded_with(), scales.index, f"y at step {scales.index}")
-            return torch.from_numpy(symbols).to(scales.scale).view_as(scales.scale)
+            symbols = self._decode(scales.values.flatten(), scales.index, f"y at step {scales.index}")
+            return torch.from_numpy(symbols).to(scales.values.device).view_as(scales.values)
 
         drive(steps, decoded)
         self._check_all()  # before the context runs for nothing
