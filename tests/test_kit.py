@@ -350,8 +350,23 @@ def test_a_child_process_takes_the_blows():
         None,
     ]
     assert (outcomes[0].value, outcomes[-1].value) == (1, 1000)
-    [late] = isolation.run_each([lambda: time.sleep(60)], seconds=1.0)
+    late, *others = isolation.run_each([lambda: time.sleep(1.5), lambda: "a", lambda: "b"], seconds=1.0)
     assert late.failure.startswith("did not finish within 1 s")
+    assert [o.value for o in others] == ["a", "b"]
+
+
+def test_an_endless_decoder_is_said_to_be_one():
+    def endless(strings, shape):
+        while strings != intact:
+            time.sleep(0.1)
+        return type(codec).decompress(codec, strings, shape)
+
+    codec = ready()
+    intact = codec.compress(X)["strings"]
+    codec.decompress = endless
+    cut = Corruption("cut", stream=0, offset=9)
+    with pytest.raises(LawBroken, match="(?s)1: did not finish within 1 s.*usual cause: the decoder trusts the stream"):
+        assert_rejects_corruption(codec, X, [cut], errors=(StreamError,), seconds=1.0)
 
 
 def test_where_there_is_no_fork_the_laws_run_here(monkeypatch):

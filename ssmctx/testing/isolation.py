@@ -34,11 +34,13 @@ class Outcome:
         value: what it returned.
         failure: how it ended instead, in words: by a signal, by its time, by its memory, or by an exception.
         seconds: it took.
+        ended: False where it was stopped because its time was over.
     """
 
     value: Any
     failure: str | None
     seconds: float
+    ended: bool = True
 
 
 def can_isolate() -> bool:
@@ -55,7 +57,10 @@ def run_each(
     Args:
         tasks: functions without arguments; what they return must pickle.
         seconds: that each may take.
-        memory_bytes: address space that the child may take beyond what this process has.
+        memory_bytes: address space that the child may take beyond what this process has; no limit without /proc.
+
+    Returns:
+        An iterator over the outcomes, in the order of the tasks.
 
     Examples:
         >>> import os, time
@@ -78,14 +83,14 @@ def run_each(
                     began = time.monotonic()
                     outcome = _receive(results, seconds)
                     if outcome is None and time.monotonic() - began >= seconds:
-                        outcome = Outcome(None, f"did not finish within {seconds:g} s", seconds)
+                        outcome = Outcome(None, f"did not finish within {seconds:g} s", seconds, ended=False)
                     done += 1
                     if outcome is None:
-                        ending, pid = _reap(pid), 0  # its number may be another's from here on
+                        ending, pid = _reap(pid), 0  # the pid may be reused from here on
                         yield Outcome(None, f"the process {ending}", time.monotonic() - began)
                         break
                     yield outcome
-                    if outcome.failure and outcome.failure.startswith("no end"):
+                    if not outcome.ended:  # the child still works on it: the next task needs another one
                         break
         finally:
             if pid:
@@ -111,7 +116,7 @@ def _fork(tasks: Sequence[Callable[[], object]], memory_bytes: int) -> tuple[int
             _write_all(writing, len(data).to_bytes(8, "little") + data)
         status = 0
     finally:
-        os._exit(status)  # nothing of the parent's may run its end here: no test report, no flush, no hook
+        os._exit(status)  # without the parent's exit handlers: no test report, no flush, no hook
 
 
 def _settle(memory_bytes: int) -> None:
@@ -126,7 +131,9 @@ def _settle(memory_bytes: int) -> None:
         import resource  # not on every system
 
         used = int(statm.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + memory_bytes, resource.RLIM_INFINITY))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        allowed = used + memory_bytes
+        resource.setrlimit(resource.RLIMIT_AS, (allowed if hard < 0 else min(allowed, hard), hard))
 
 
 def _outcome(task: Callable[[], object]) -> Outcome:

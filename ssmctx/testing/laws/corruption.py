@@ -126,9 +126,9 @@ def _raise(broken: list[tuple[str, Corruption]], count: int) -> None:
     endings: dict[str, list[Corruption]] = {}
     for ending, corruption in broken:
         endings.setdefault(ending, []).append(corruption)
-    lines = [f"{len(found)} end in {ending}, the first with {found[0]}" for ending, found in endings.items()]
+    lines = [f"{len(found)}: {ending}, the first with {found[0]}" for ending, found in endings.items()]
     images = all("reconstruction" in ending for ending in endings)
-    hard = any(mark in ending for ending in endings for mark in ("process", "no end within", "memory"))
+    hard = any(mark in ending for ending in endings for mark in ("process", "did not finish", "memory"))
     raise LawBroken(
         _LAW,
         f"{len(broken)} of {count} damaged streams are not rejected:\n    - " + "\n    - ".join(lines),
