@@ -315,6 +315,22 @@ def test_messages():
         CodedImage(b"", 0, 5, (b"", b"")).to_bytes()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fingerprint": b"9 bytes.."}, "a fingerprint has 8 bytes, got b'9 bytes"),
+        ({"coding": b"code"}, "files of version 4 have no coding, got coding=b'code'"),
+        ({"quality": -1}, r"integers from 0 to 2\^35 - 1, got -1"),
+        ({"quality": 2**40}, r"integers from 0 to 2\^35 - 1, got 1099511627776"),
+        ({"quality": 1.5}, r"integers from 0 to 2\^35 - 1, got 1.5"),
+        ({"shape": {"y": (1.5, 2)}}, r"sizes of latents must be integers, nested under names, got \{'y': \(1.5, 2\)"),
+    ],
+)
+def test_what_a_file_cannot_store_is_refused(changes, message):
+    with pytest.raises(ArgumentError, match=message):
+        dataclasses.replace(IMAGE, **changes).to_bytes()
+
+
 @given(st.integers(0, 2**35 - 1), st.binary(max_size=4))
 def test_numbers_survive_and_have_one_form(value, after):
     data = put_varint(value)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ssmctx import registry
 from ssmctx.distributions import (
@@ -452,6 +453,21 @@ def test_half_precision_is_indexed_as_what_it_stands_for():
     grid = ScaleGrid(levels=1000)
     scale = torch.exp(torch.linspace(-2, 5, 500)).bfloat16()
     assert torch.equal(grid.index(scale), grid.index(scale.double()))
+
+
+def test_scales_first_asked_for_by_a_fake_tensor_serve_real_ones():
+    grid = ScaleGrid(0.3, 8, 6)
+    with FakeTensorMode():
+        grid.index(torch.ones(2))
+    assert grid.index(torch.tensor([0.1, 9.0])).tolist() == [0, 5]
+
+
+def test_the_nearest_scale_has_the_gradient_of_the_true_one():
+    grid, scale = ScaleGrid(1, 8, 4), torch.tensor([0.3, 2.5, 7.0, 9.0], requires_grad=True)
+    nearest = grid.nearest(scale)
+    assert nearest.tolist() == [1, 2, 8, 8]
+    nearest.sum().backward()
+    assert scale.grad.tolist() == [1, 1, 1, 0]
 
 
 def test_scales_first_asked_for_in_inference_mode_serve_training():

@@ -253,7 +253,10 @@ def test_a_scale_that_is_no_number_is_told():
     guarded = model_of(scales=network(exact=False))
     with torch.no_grad():
         guarded.scale_network.head[1].bias[0] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"^step 1, channels 0 to 0: .* scale that is NaN or infinite"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"^step 1, channels 0 to 0: a scale is NaN .* the scale network",
+    ):
         guarded.compress(latent(0, 1, M, 6, 6))
 
 

@@ -115,6 +115,8 @@ def test_z_is_left_as_it_was():
     [
         ({"channels": 0}, "channels must be an integer of at least 1, got 0"),
         ({"channels": 2, "filters": (3, 0)}, "filters must be an integer of at least 1, got 0"),
+        ({"channels": 2, "init_scale": 0}, "init_scale must be a number above 0, got 0"),
+        ({"channels": 2, "init_scale": -1.0}, r"init_scale must be a number above 0, got -1\.0"),
         ({"channels": 2, "tail_mass": 0.0}, r"tail_mass must lie between 0 and 1, got 0\.0"),
     ],
 )

@@ -250,6 +250,15 @@ def test_what_does_not_fit_is_named():
                 MODEL.decompress([y, z, [Checksums(own.z, tuple(steps)).to_bytes(guard)], [guard]], coded["shape"])
 
 
+def test_more_drift_than_the_band_at_the_last_border_stays_in_the_table():
+    """Checksums tell of it; a row beyond the table would be another error."""
+    grid = ScaleGrid()
+    scale = torch.full((3000,), grid.borders()[-1] * (1 + 1e-6), dtype=torch.float64)
+    _, guard = guard_scales(scale, DEFAULT_BAND, grid)
+    guard = Guard(guard.band, 0, np.full(3, 128, np.uint8), np.arange(3000), np.ones(3000, bool))
+    assert (guarded_rows(scale * 1.01, 0, guard, grid) == grid.levels - 1).all()
+
+
 def test_a_guard_of_width_zero_still_tells():
     model = entropy_model()
     model.guard_band = 0.0

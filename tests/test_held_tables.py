@@ -56,6 +56,15 @@ def test_loaded_nonsense_is_refused():
     assert prior.tables().fingerprint() == updated().tables().fingerprint()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tables_that_were_cast_are_refused(dtype):
+    stored = StoredTables(Gaussian().tables(), "gaussian")
+    for module, message in ((updated(), "coding tables must be integers"), (stored, f"got {dtype}: do not cast")):
+        module.load_state_dict({name: value.to(dtype) for name, value in module.state_dict().items()})
+        with pytest.raises(ArgumentError, match=message):
+            module.tables()
+
+
 @pytest.mark.parametrize("where", ["made", "updated", "loaded", "copied"])
 def test_what_happened_in_inference_mode_serves_outside(where):
     prior = pair()[1]

@@ -407,3 +407,41 @@ def test_the_fingerprint_is_made_anew_when_a_weight_changes(monkeypatch):
     g_s.weight.data.add_(1)  # not even torch sees this one
     seen.add(module.decoder_fingerprint(codec))
     assert len(seen) == 6
+
+
+def test_a_file_in_any_bytes_decodes_and_nothing_else():
+    data = CODEC.encode(image_of(9, 11))
+    for other in (bytearray(data), memoryview(data)):
+        assert torch.equal(CODEC.decode(other), CODEC.decode(data))
+    with pytest.raises(ArgumentError, match="decode takes the content of a file as bytes, got str"):
+        CODEC.decode("photo.sic")
+
+
+def test_an_image_of_whole_numbers_is_not_taken_for_one_in_0_to_1():
+    for method in (CODEC, CODEC.compress):
+        with pytest.raises(ArgumentError, match=r"floating point in \[0, 1\], got torch.uint8: divide by 255"):
+            method(image_of(9, 11)[None])
+
+
+def test_the_shape_that_was_given_is_told():
+    with pytest.raises(ShapeError, match=r"got ndarray of shape \(20, 33, 4\); of a PIL image, numpy.asarray"):
+        CODEC.encode(np.zeros((20, 33, 4), np.uint8))
+
+
+class Echo(nn.Module):
+    """A latent codec with a quality, which it writes into its stream."""
+
+    def compress(self, y, quality=0.0):
+        return {"strings": [[repr(quality).encode()]], "shape": {"y": tuple(y.shape[2:])}}
+
+    def decompress(self, strings, shape, quality=0.0):
+        assert strings[0][0].decode() == repr(quality)
+        return {"y_hat": torch.zeros(1, M, *shape["y"])}
+
+
+def test_a_quality_is_coded_as_the_file_stores_it():
+    codec = ImageCodec(CODEC.g_a, CODEC.g_s, Echo(), stride=STRIDE)
+    assert codec.decode(codec.encode(image_of(9, 11), quality=0.3)).shape == (3, 9, 11)
+    for quality in (-1, "high", float("nan")):
+        with pytest.raises(ArgumentError, match="a file stores a quality from 0 on, one number, got"):
+            codec.encode(image_of(9, 11), quality=quality)

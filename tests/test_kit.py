@@ -365,7 +365,7 @@ def test_an_endless_decoder_is_said_to_be_one():
     intact = codec.compress(X)["strings"]
     codec.decompress = endless
     cut = Corruption("cut", stream=0, offset=9)
-    with pytest.raises(LawBroken, match="(?s)1: did not finish within 1 s.*usual cause: the decoder trusts the stream"):
+    with pytest.raises(LawBroken, match=r"(?s)1: did not finish within 1 s.*cause: the decoder trusts the stream"):
         assert_rejects_corruption(codec, X, [cut], errors=(StreamError,), seconds=1.0)
 
 

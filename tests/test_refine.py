@@ -13,7 +13,7 @@ from ssmctx.codec import refine as refinement
 from ssmctx.codec import soft_rounding
 from ssmctx.codec.refine import EFFORTS, Recipe, lambda_at, spans
 from ssmctx.entropy import CodedImage
-from ssmctx.errors import ArgumentError
+from ssmctx.errors import ArgumentError, ShapeError
 
 IMAGE = sample_image(45, 60)
 
@@ -85,7 +85,7 @@ def test_the_estimate_is_that_of_forward():
     codec, x = codec_of(), torch.stack([IMAGE, IMAGE.flip(2)]) / 255
     with torch.no_grad():
         out = codec(x)
-        estimated = codec.train().estimate(codec._analyse(x), x)
+        estimated = codec.train().estimate(codec.analyse(x), x)
     expected = sum(-p.log2().flatten(1).sum(1) for p in out["likelihoods"].values())
     torch.testing.assert_close(estimated.bits, expected)
     mse = (255 * (out["x_hat"].clamp(0, 1) - x)).square().flatten(1).mean(1)
@@ -103,7 +103,7 @@ def test_gradients_change_no_bit_of_the_likelihoods():
 def test_soft_rounding_lets_a_rate_fall_along_its_gradient():
     codec = codec_of()
     x = IMAGE[None] / 255
-    y = codec._analyse(x).detach().requires_grad_()
+    y = codec.analyse(x).detach().requires_grad_()
     bits, mse = codec.estimate(y, x, rounding=soft_rounding(2))
     (gradient,) = torch.autograd.grad((bits + mse).sum(), y)
     lower = codec.estimate(y - 0.02 * gradient.sign(), x, rounding=soft_rounding(2))
@@ -139,7 +139,7 @@ def test_only_the_core_of_a_tile_moves(trained, monkeypatch):
     monkeypatch.setattr(refinement, "_HALO", 16)
     x = IMAGE[None] / 255
     with torch.no_grad():
-        y = trained._analyse(x)
+        y = trained.analyse(x)
     before = []
     estimate = trained.estimate
     monkeypatch.setattr(trained, "estimate", lambda y, *rest: before.append(y.detach().clone()) or estimate(y, *rest))
@@ -167,7 +167,7 @@ def test_steps_are_counted_in_quantisation_steps():
     """Twice the gain moves y half as far."""
     codec, x = codec_of(qualities=2), IMAGE[None] / 255
     with torch.no_grad():
-        y = codec._analyse(x)
+        y = codec.analyse(x)
         for gains in (codec.latent_codec.gains.log_y, codec.latent_codec.gains.log_z):
             gains.zero_()
         codec.latent_codec.gains.log_y[1] += torch.tensor(2.0).log()
@@ -228,3 +228,31 @@ def test_weights_made_in_inference_mode():
         codec = codec_of()
     with pytest.raises(ArgumentError, match=r"weights were made inside torch\.inference_mode: make or load it outside"):
         codec.encode(IMAGE, effort=1, lmbda=1)
+
+
+@pytest.mark.parametrize("lmbda", [-1.0, 0, float("nan"), float("inf"), "0.01", [0.1]])
+def test_a_lambda_that_is_none_is_told(trained, lmbda):
+    with pytest.raises(ArgumentError, match="lmbda must be a number above 0, got"):
+        trained.encode(IMAGE, effort=1, lmbda=lmbda)
+
+
+@pytest.mark.parametrize("quality", [-0.1, 1.1, 3.0])
+def test_lambdas_are_not_extrapolated(quality):
+    with pytest.raises(ArgumentError, match=f"a lambda for each of 2 qualities, got quality={quality}"):
+        lambda_at([0.01, 0.02], quality)
+    with pytest.raises(ArgumentError, match="a lambda for each of 0 qualities"):
+        lambda_at([], quality)
+
+
+def test_an_estimate_is_of_a_latent_for_each_image(trained):
+    x, y = torch.rand(2, 3, 32, 32), torch.randn(1, 60, 2, 2)
+    with pytest.raises(ShapeError, match=r"a latent for each image is needed, got y \(1, 60, 2, 2\) for x \(2, 3"):
+        trained.estimate(y, x)
+    with pytest.raises(ShapeError, match="expects x"):
+        trained.estimate(y, x[:1, :1])
+
+
+@pytest.mark.parametrize("slope", [0, -3, float("nan")])
+def test_a_slope_that_is_none_is_told(slope):
+    with pytest.raises(ArgumentError, match="slope must be a number above 0"):
+        soft_rounding(slope)

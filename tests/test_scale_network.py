@@ -332,8 +332,8 @@ def test_training_sees_the_scales_that_code(quality):
     torch.manual_seed(0)
     gain = Gain() if quality is None else QualityGains(M, HYPER, 3)(quality)
     z = symbols()
-    levels = scale_of(NETWORK.train(), z, gain).log() / NETWORK.spacing
-    tabled = scale_of(NETWORK.eval(), z, gain).log() / NETWORK.spacing
+    levels = scale_of(NETWORK.train(), z, gain).log() / NETWORK.grid.spacing
+    tabled = scale_of(NETWORK.eval(), z, gain).log() / NETWORK.grid.spacing
     assert (levels - tabled).abs().max() < 0.51
     assert levels.unique().numel() > 64  # in training scales lie between
 
@@ -413,6 +413,14 @@ def test_integers_travel_in_the_state_dict_and_survive_what_happens_to_weights()
     for parameter in other.parameters():
         parameter.data.zero_()
     assert torch.equal(rows_of(other, z), expected)
+
+
+def test_qualities_without_their_integers_are_refused():
+    model = model_of(scales="integer", qualities=2)
+    for name in ("offsets", "factors"):
+        model.scale_network._hold({name: torch.empty(0, dtype=torch.int32)})
+    with pytest.raises(NotUpdatedError, match=r"no gains yet: call update\(force=True\) of the model"):
+        model.compress(latent(0, 1, M, 4, 4), quality=1)
 
 
 def test_coding_without_update_is_refused():

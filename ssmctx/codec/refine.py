@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -14,12 +15,12 @@ from ssmctx.codec.rounding import soft_rounding
 from ssmctx.errors import ArgumentError
 from ssmctx.stages import stage
 
-__all__ = ["EFFORTS", "Progress", "Recipe", "lambda_at", "recipe_of", "refine", "spans"]
+__all__ = ["EFFORTS", "Progress", "Recipe", "check_lambda", "lambda_at", "recipe_of", "refine", "spans"]
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps done, and their total."""
 
-_TILE, _HALO = 1024, 128  # pixels: sides of what is moved at once, and what is looked at around it
+_TILE, _HALO = 1024, 128  # pixels: side of the tile that is optimised at once, and the margin around it
 _BETAS, _EPSILON = (0.8, 0.99), 1e-8  # of Adam; shorter memories than usual, for few steps
 
 
@@ -72,8 +73,11 @@ def lambda_at(known: float | Sequence[float] | None, quality: float | None) -> f
         known: the codec's own, one for each quality; or one for all.
         quality: 0 to the number of qualities - 1.
 
+    Returns:
+        Lambda, for errors of values 0 to 255.
+
     Raises:
-        ArgumentError: there is none.
+        ArgumentError: there is none, one is not above 0, or the quality is out of range.
 
     Examples:
         >>> from ssmctx.codec.refine import lambda_at
@@ -81,13 +85,23 @@ def lambda_at(known: float | Sequence[float] | None, quality: float | None) -> f
         (0.0035, 0.02)
     """
     if isinstance(known, (int, float)):
-        return float(known)
+        return check_lambda(known)
     if known is None or quality is None:
         lacks = "this codec has none of its own" if known is None else "those of this codec belong to qualities"
         raise ArgumentError(f"effort above 0 weighs errors by a lambda, and {lacks}: give lmbda, or set codec.lmbda")
+    if not 0 <= quality <= len(known) - 1:
+        raise ArgumentError(f"this codec has a lambda for each of {len(known)} qualities, got quality={quality!r}")
+    known = [check_lambda(one) for one in known]
     lower = min(int(quality), max(0, len(known) - 2))
     upper = min(lower + 1, len(known) - 1)
     return float(known[lower] * (known[upper] / known[lower]) ** (quality - lower))
+
+
+def check_lambda(lmbda: Any) -> float:
+    """The number, or ArgumentError unless it is finite and above 0."""
+    if not isinstance(lmbda, Real) or not 0 < float(lmbda) < math.inf:
+        raise ArgumentError(f"lmbda must be a number above 0, got {lmbda!r}")
+    return float(lmbda)
 
 
 def refine(
@@ -99,7 +113,7 @@ def refine(
     quality: float | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    r"""A latent that codes x at less lambda D + R than y does; most often, since it is rounded in the end.
+    r"""A latent with a lower lambda D + R than y. The final rounding can, rarely, make it higher.
 
     $$ \min_y \; \lambda \, D(x, g_s(\hat y)) + R(\hat y, \hat z) / \mathrm{pixels}, \quad z = h_a(y) $$
 

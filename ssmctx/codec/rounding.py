@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ssmctx.entropy.hyperprior import Rounding
+from ssmctx.errors import ArgumentError
 
 __all__ = ["Estimate", "estimate_latent", "soft_rounding"]
 
@@ -38,6 +40,12 @@ def soft_rounding(slope: float) -> Rounding:
     Args:
         slope: alpha, above 0.
 
+    Returns:
+        The function s, elementwise on tensors.
+
+    Raises:
+        ArgumentError: the slope is not above 0.
+
     Source:
         Agustsson and Theis, Universally quantized neural compression, 2020, equation 15.
 
@@ -48,6 +56,8 @@ def soft_rounding(slope: float) -> Rounding:
         >>> [[round(v, 2) for v in soft_rounding(slope)(x).tolist()] for slope in (0.1, 5, 100)]
         [[1.0, 1.25, 1.5], [1.0, 1.07, 1.5], [1.0, 1.0, 1.5]]
     """
+    if not 0 < slope < math.inf:
+        raise ArgumentError(f"soft_rounding: slope must be a number above 0, got {slope!r}")
     return functools.partial(_soft_round, slope=slope)
 
 
@@ -67,7 +77,7 @@ def estimate_latent(
     if hasattr(latent_codec, "estimate"):
         asked: dict[str, Any] = latent_codec.estimate(y, rounding=rounding, **options)
         return asked
-    with _Rounding(rounding or torch.round):
+    with nullcontext() if rounding is None else _Rounding(rounding):
         out: dict[str, Any] = latent_codec(y, **options)
     return out
 

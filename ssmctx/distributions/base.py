@@ -35,7 +35,7 @@ class Distribution(ABC):
         grid: the tabled scales.
 
     Attributes:
-        name: that it is registered under, and that is stored with a model.
+        name: under which it is registered; stored with a model.
         escaped: mass beyond the last symbols of a table row, which its escape codes.
         quantise: from a row's probabilities to its cumulative frequencies.
 
@@ -123,7 +123,7 @@ class Distribution(ABC):
 
     @final
     def tables(self) -> CodingTables:
-        """Coding tables, one row a tabled scale, with the same integers on every machine; made once.
+        """Coding tables, one row per tabled scale, with the same integers on every machine; made once.
 
         Every symbol of a row takes at least 1 of 65536 counts. So a row ends where the mass beyond is `escaped`: to
         give the rare symbols of a wide row counts of their own would cost more than escapes do. With the default,
@@ -131,7 +131,7 @@ class Distribution(ABC):
         say at scales from 0.3 to 128, and 0.17 % at 256.
 
         Raises:
-            ArgumentError: what `half_mass` gives are no probabilities, or do not sum to 1.
+            ArgumentError: what `half_mass` gives are not probabilities, or do not sum to 1.
         """
         return _tables(self)
 
@@ -143,5 +143,5 @@ def _tables(distribution: Distribution) -> CodingTables:
         distribution.half_mass,
         distribution.grid.values(),
         distribution.escaped,
-        type(distribution).quantise,
+        type(distribution).quantise,  # mypy takes the other for a method
     )

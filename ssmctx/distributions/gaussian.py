@@ -25,7 +25,7 @@ _TERMS = 200  # enough for the series at 9 standard deviations
 class Gaussian(Distribution):
     r"""The normal distribution, $p(x) \propto e^{-x^2 / 2\sigma^2}$: what the paper codes y with.
 
-    Its tables are CompressAI's, and stored in checkpoints: they reach farther and are rounded less well than others.
+    Its tables equal CompressAI's: they leave less mass to the escape and round less closely than those of the others.
 
     Args:
         grid: the tabled scales.

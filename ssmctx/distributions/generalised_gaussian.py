@@ -49,7 +49,7 @@ class GeneralisedGaussian(Distribution):
     shape: float = 1.5
 
     name: ClassVar[str] = "generalised-gaussian"
-    _known: ClassVar[tuple[float, float]]  # of an object, not of the class; no field, so that it counts for nothing
+    _known: ClassVar[tuple[float, float]]  # an instance attribute; ClassVar keeps it out of the dataclass fields
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.shape <= 4:

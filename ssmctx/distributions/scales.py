@@ -11,6 +11,7 @@ from decimal import Decimal, localcontext
 import torch
 from torch import Tensor
 
+from ssmctx.constants import constant
 from ssmctx.errors import ArgumentError
 
 __all__ = ["ScaleGrid"]
@@ -57,13 +58,18 @@ class ScaleGrid:
         """The tabled scales, smallest first; the same bits on every machine."""
         return _values(self)
 
+    @property
+    def spacing(self) -> float:
+        """Distance of two neighbouring scales on a log axis."""
+        return math.log(self.maximum / self.minimum) / (self.levels - 1)
+
     def borders(self) -> tuple[float, ...]:
         """The geometric means of neighbouring scales, one fewer than there are scales."""
         return tuple(math.sqrt(a * b) for a, b in itertools.pairwise(self.values()))
 
     def tensor(self, like: Tensor) -> Tensor:
-        """The tabled scales, (levels,), in the dtype and on the device of `like`."""
-        return _tensor(self, False, like.dtype, like.device)
+        """The tabled scales, (levels,), in the dtype and on the device of `like`; shared, not to be written to."""
+        return constant(_tensor, self, False, like.dtype, device=like.device)
 
     def index(self, scale: Tensor) -> Tensor:
         """Index of the tabled scale that is nearest on a log axis.
@@ -81,7 +87,28 @@ class ScaleGrid:
             [0, 0, 1, 63]
         """
         scale = scale.to(torch.promote_types(scale.dtype, torch.float32))  # half-precision borders would be too coarse
-        return torch.bucketize(scale.contiguous(), _tensor(self, True, scale.dtype, scale.device))
+        return torch.bucketize(scale.contiguous(), constant(_tensor, self, True, scale.dtype, device=scale.device))
+
+    def nearest(self, scale: Tensor) -> Tensor:
+        """The tabled scale that is nearest on a log axis: what the coder works with.
+
+        Args:
+            scale: standard deviations, any real numbers, of any shape.
+
+        Returns:
+            Tabled scales, the shape of `scale`; with its gradient, 0 above the largest.
+
+        Examples:
+            >>> import torch
+            >>> from ssmctx.distributions import ScaleGrid
+            >>> ScaleGrid(1, 8, 4).nearest(torch.tensor([0.3, 2.5, 9.0]))
+            tensor([1., 2., 8.])
+        """
+        tabled = self.tensor(scale)[self.index(scale)]
+        if not scale.requires_grad:
+            return tabled
+        within = scale.clamp(max=self.maximum)
+        return tabled + (within - within.detach())  # plus 0
 
 
 @functools.cache
@@ -93,7 +120,5 @@ def _values(grid: ScaleGrid) -> tuple[float, ...]:
         return tuple(float(low * (i * ratio).exp()) for i in range(grid.levels))
 
 
-@functools.cache  # here and not in the grid, so that copies of a model and what it is saved as hold no tensors of it
-def _tensor(grid: ScaleGrid, borders: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # whoever asks next may want gradients
-        return torch.tensor(grid.borders() if borders else grid.values(), dtype=dtype, device=device)
+def _tensor(grid: ScaleGrid, borders: bool, dtype: torch.dtype, device: torch.device | str | None) -> Tensor:
+    return torch.tensor(grid.borders() if borders else grid.values(), dtype=dtype, device=device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from numbers import Real
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -17,12 +18,12 @@ from ssmctx.entropy.streams import Sections
 from ssmctx.errors import ArgumentError
 from ssmctx.registry import contexts
 
-__all__ = ["check_coded", "check_zeroing", "context_of", "scale_network_of"]
+__all__ = ["check_coded", "check_zeroing", "context_of", "is_size", "scale_network_of"]
 
 
 def check_zeroing(zeroing: float) -> None:
     """Raise ArgumentError unless a worth of a bit is a number from 0 on."""
-    if not 0 <= zeroing < math.inf:
+    if not isinstance(zeroing, Real) or not 0 <= zeroing < math.inf:
         raise ArgumentError(f"MambaICEntropyModel: zeroing must be a number from 0 on, got {zeroing!r}")
 
 
@@ -30,6 +31,8 @@ def context_of(M: int, num_slices: int | None, context: ContextModel | str | Non
     """The context model that the arguments ask for."""
     if context is None:
         return ChannelSpatialContext(M, num_slices)
+    if num_slices is not None:
+        raise ArgumentError("MambaICEntropyModel: num_slices configures the default context; give one of them")
     made: ContextModel = contexts.create(context, M) if isinstance(context, str) else context
     order = getattr(made, "order", None)
     if order is None or not isinstance(made, nn.Module):
@@ -61,10 +64,15 @@ def check_coded(
     sizes = []
     for key in ("y", "hyper"):
         size = shape.get(key) if isinstance(shape, Mapping) else None
-        if not isinstance(size, (list, tuple)) or [isinstance(n, int) and n >= 1 for n in size] != [True, True]:
+        if not is_size(size):
             raise ArgumentError(f'shape must be {{"y": (H, W), "hyper": (h, w)}} in latent cells, got {shape!r}')
         sizes.append(torch.Size(size))
     return [Sections(*image) for image in zip(*strings, strict=True)], sizes[0], sizes[1]
+
+
+def is_size(size: Any) -> TypeGuard[Sequence[int]]:
+    """Whether it is a height and a width, integers of at least 1."""
+    return isinstance(size, (list, tuple)) and [isinstance(n, int) and n >= 1 for n in size] == [True, True]
 
 
 def scale_network_of(
@@ -82,6 +90,8 @@ def scale_network_of(
                 "network, scales='integer', or make the context with means_only=False"
             )
         return None
+    if not isinstance(scales, nn.Module):
+        raise ArgumentError(f"MambaICEntropyModel: scales are 'integer', 'float' or a ScaleNetwork, got {scales!r:.80}")
     wanted = (context.order, hyper_channels, grid)
     found = tuple(getattr(scales, name, None) for name in ("order", "hyper_channels", "grid"))
     if found != wanted:

@@ -3,8 +3,9 @@
 bytes  content
     4  magic "SIC" and 0x1A
     1  format version, 4
-    1  flags: 1 a quality, 2 a shape, 4 a scan backend, 8 a number of sections follows; else none, none, unknown, and 4,
-       or 3 with flag 16: integers say the table rows of y, and there is no guard
+    1  flags, of what follows: 1 a quality, without it none; 2 a shape, without it the usual one; 4 a scan backend,
+       without it unknown; 8 a number of sections, without it 4, or 3 with flag 16. Flag 16: integers say the table
+       rows of y, and there is no guard
     8  fingerprint of the decoder: of all weights, tables and names that decoding depends on
     -  of what the flags say, in their order: the quality in 1/256 (a number); the latents' sizes as JSON, and the
        backend's name in ASCII (each a number of bytes, and these); how many sections there are (a number)
@@ -33,7 +34,8 @@ __all__ = ["CodedImage"]
 
 _MAGIC = b"SIC\x1a"
 _VERSION = 4
-_START = struct.Struct("<4sBB8s")
+_FINGERPRINT = 8
+_START = struct.Struct(f"<4sBB{_FINGERPRINT}s")
 _CRC = struct.Struct("<I")
 _QUALITY, _SHAPE, _BACKEND, _COUNT, _EXACT = 1, 2, 4, 8, 16
 _MOST_SECTIONS = 64
@@ -79,8 +81,9 @@ class CodedImage:
         """The bytes of the file, in the newest version.
 
         Raises:
-            ArgumentError: a side below 1, more than 2^30 pixels, no sections or too many, or an image of an older
-                version, whose fingerprint says something else.
+            ArgumentError: a side below 1, more than 2^30 pixels, no sections or too many, a fingerprint of another
+                length, a quality or a size that is not a non-negative integer, or an image read from an older version,
+                whose fingerprint covers other weights.
         """
         if min(self.width, self.height) < 1 or self.width * self.height > _MAX_PIXELS:
             raise ArgumentError(
@@ -90,6 +93,10 @@ class CodedImage:
             raise ArgumentError(f"a .sic file has 1 to {_MOST_SECTIONS} sections, got {len(self.sections)}")
         if self.version != _VERSION:
             raise ArgumentError(f"files are written in version {_VERSION}, this image is of version {self.version}")
+        if self.coding is not None:
+            raise ArgumentError(f"files of version {_VERSION} have no coding, got coding={self.coding!r}")
+        if len(self.fingerprint) != _FINGERPRINT:
+            raise ArgumentError(f"a fingerprint has {_FINGERPRINT} bytes, got {self.fingerprint!r}")
         flags, fields = 0, []
         if self.quality is not None:
             flags |= _QUALITY
@@ -190,7 +197,14 @@ def _usual_count(flags: int) -> int:
 
 
 def _to_json(shape: Mapping[str, Any] | None) -> bytes:
-    return b"" if shape is None else json.dumps(shape, separators=(",", ":"), sort_keys=True).encode()
+    if shape is None:
+        return b""
+    try:
+        text = json.dumps(shape, separators=(",", ":"), sort_keys=True)
+        _sizes(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"the sizes of latents must be integers, nested under names, got {shape!r}") from error
+    return text.encode()
 
 
 def _from_json(text: bytes) -> Mapping[str, Any]:

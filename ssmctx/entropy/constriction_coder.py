@@ -77,10 +77,14 @@ class _Encoder:
 
 class _Decoder:
     def __init__(self, stream: bytes) -> None:
-        self._left, length = _HEADER.unpack_from(stream) if len(stream) >= _HEADER.size else (0, 0)
+        if not isinstance(stream, bytes) or len(stream) < _HEADER.size:
+            raise CorruptStreamError(f"a constriction stream is {_HEADER.size} bytes or more, got {stream!r:.40}")
+        self._left, length = _HEADER.unpack_from(stream)
         end = _HEADER.size + 4 * length
-        if not isinstance(stream, bytes) or len(stream) < end or len(stream) % 2:
-            raise CorruptStreamError(f"a constriction stream like this has {end} bytes or more, got {len(stream)}")
+        if len(stream) < end or len(stream) % 2:
+            raise CorruptStreamError(
+                f"this constriction stream has an even number of bytes, {end} or more, got {len(stream)}"
+            )
         try:
             words = np.frombuffer(stream[_HEADER.size : end], "<u4").astype(np.uint32)
             self._coder = _constriction().stack.AnsCoder(words)

@@ -40,7 +40,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         filters: widths of the network's hidden layers.
 
     Raises:
-        ArgumentError: a size is below 1, or tail_mass not within 0 ... 1.
+        ArgumentError: a size is below 1, init_scale is not above 0, or tail_mass not within 0 ... 1.
 
     Source:
         Balle et al. 2018, "Variational image compression with a scale hyperprior", appendix 6.1; CompressAI 1.2.8.
@@ -70,6 +70,8 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         check_positive("FactorizedPrior", channels=channels)
         for width in filters:
             check_positive("FactorizedPrior", filters=width)
+        if not 0 < init_scale < math.inf:
+            raise ArgumentError(f"FactorizedPrior: init_scale must be a number above 0, got {init_scale}")
         if not 0 < tail_mass < 1:
             raise ArgumentError(f"FactorizedPrior: tail_mass must lie between 0 and 1, got {tail_mass}")
         super().__init__()
@@ -102,7 +104,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
             extra: "likelihood", "medians" or "loss": what the method of this name gives, as a third result.
 
         Returns:
-            z_hat and its likelihoods, both of z's shape, in float32 or wider.
+            z_hat and its likelihoods, both of z's shape, in float32 or wider; and the extra, where one is asked for.
 
         Raises:
             ShapeError: z is no (batch, channels, ...).
@@ -140,7 +142,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         return self._extra("likelihood", z)
 
     def medians(self) -> Tensor:
-        """Medians (1, channels, 1, 1), about which z is rounded; they learn through `loss` only."""
+        """Medians (1, channels, 1, 1), in units of z, about which z is rounded; they learn through `loss` only."""
         return self._extra("medians")
 
     def loss(self) -> Tensor:
@@ -156,9 +158,10 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
 
         Args:
             force: also where there are tables.
-            update_quantiles: compute the quantiles first, by search; the auxiliary loss only approaches them.
-            keep_medians: but leave the medians, about which values are rounded, as they were in training: what reads
-                symbols as they are would read others.
+            update_quantiles: when tables are built, compute the quantiles first, by search; the auxiliary loss only
+                approaches them.
+            keep_medians: with update_quantiles, leave the medians as they were in training. z is rounded about them,
+                so new medians would change the symbols that a scale network reads.
 
         Returns:
             Whether anything was built.

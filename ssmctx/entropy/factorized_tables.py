@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ssmctx.distributions.exact import exp
 from ssmctx.distributions.quantise import quantise
 from ssmctx.distributions.tables import CodingTables
 from ssmctx.errors import ArgumentError, NonFiniteError
@@ -21,10 +22,6 @@ __all__ = ["ExactPrior", "factorized_tables", "settled_quantiles"]
 
 Array = NDArray[np.float64]
 
-_LOG2_E = 1.4426950408889634
-_LN2_HIGH, _LN2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # the former times an integer below 2^20 is exact
-_LARGEST = 700.0  # e^700 is a normal number, and so is e^-700
-_EXP_TERMS = 14  # (ln 2 / 2)^14 / 14! < 1e-17
 _LOG_TERMS = 20  # (1 / 3)^40 / 41 < 1e-20
 _REACH = 1 << 15  # symbols are 16-bit numbers
 _FARTHEST, _RELATIVE, _ABSOLUTE = 1e5, 1e-4, 1e-3  # where the search for a quantile begins, and when it ends
@@ -34,8 +31,8 @@ class ExactPrior:
     """The cumulative logits of a factorised prior in float64.
 
     Args:
-        matrices: weights (channels, outputs, inputs) a layer.
-        biases: (channels, outputs, 1) a layer.
+        matrices: weights (channels, outputs, inputs) of each layer.
+        biases: (channels, outputs, 1) of each layer.
         factors: (channels, outputs, 1) for all layers but the last.
 
     Raises:
@@ -45,6 +42,7 @@ class ExactPrior:
     def __init__(self, matrices: Sequence[Array], biases: Sequence[Array], factors: Sequence[Array]) -> None:
         if not all(np.isfinite(array).all() for array in (*matrices, *biases, *factors)):
             raise NonFiniteError("FactorizedPrior: weights must be finite, got NaN or an infinity; check the training")
+        self.channels = len(matrices[0])
         self._matrices = [softplus(matrix) for matrix in matrices]
         self._biases = biases
         self._factors = [tanh(factor) for factor in factors]
@@ -103,7 +101,7 @@ def factorized_tables(prior: ExactPrior, quantiles: NDArray[Any]) -> CodingTable
 def _span(quantiles: NDArray[Any]) -> _Span:
     if not np.isfinite(quantiles).all():
         raise NonFiniteError("FactorizedPrior: quantiles must be finite, got NaN or an infinity; check the training")
-    # in the model's own precision, as CompressAI does: in a wider one the same difference may round up to another whole
+    # in the model's own precision, as CompressAI does: in a wider one the difference may round up to another integer
     low, median, high = quantiles.T
     minima, maxima = (np.maximum(np.ceil(side).astype(np.int64), 0) for side in (median - low, high - median))
     for channel in np.flatnonzero((minima > _REACH) | (maxima >= _REACH - 1))[:1].tolist():
@@ -132,7 +130,7 @@ def settled_quantiles(prior: ExactPrior, targets: Sequence[float]) -> Array:
 
 
 def _search(prior: ExactPrior, target: float) -> Array:
-    low = np.full((len(prior._matrices[0]), 1), -_FARTHEST)
+    low = np.full((prior.channels, 1), -_FARTHEST)
     high = -low
     # a target beyond the end of the search ends it there
     low = np.where(prior.logits(high) < target, high, low)
@@ -143,17 +141,6 @@ def _search(prior: ExactPrior, target: float) -> Array:
         low, high = np.where(logits <= target, middle, low), np.where(logits >= target, middle, high)
     found: Array = (low + high) / 2
     return found
-
-
-def exp(x: Array) -> Array:
-    """e^x within a few units in the last place; beyond -700 ... 700 that of the nearer end."""
-    x = np.minimum(np.maximum(x, -_LARGEST), _LARGEST)
-    k = np.floor(x * _LOG2_E + 0.5)
-    rest = (x - k * _LN2_HIGH) - k * _LN2_LOW
-    total = np.ones_like(x)
-    for n in range(_EXP_TERMS, 0, -1):
-        total = 1.0 + total * rest / n
-    return np.ldexp(total, k.astype(np.int32))
 
 
 def sigmoid(x: Array) -> Array:

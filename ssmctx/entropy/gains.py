@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.errors import ArgumentError
+from ssmctx.layers.checks import check_positive
 
 __all__ = ["QUALITY_UNITS", "Gain", "Quality", "QualityGains"]
 
@@ -18,7 +19,7 @@ Quality = float | Sequence[float]
 """A quality for a whole batch, or one for each of its images."""
 
 QUALITY_UNITS = 256
-"""A file tells qualities in these parts of a step."""
+"""Files store qualities in units of 1/256."""
 
 
 class Gain(NamedTuple):
@@ -68,8 +69,7 @@ class QualityGains(nn.Module):
 
     def __init__(self, M: int, hyper_channels: int, count: int) -> None:
         super().__init__()
-        if not isinstance(count, int) or count < 1:
-            raise ArgumentError(f"qualities must be an integer of at least 1, got {count!r}")
+        check_positive("QualityGains", qualities=count)
         self.count = count
         ladder = (torch.arange(count) - (count - 1) / 2) * math.log(2) / 2
         self.log_y = nn.Parameter(ladder[:, None].repeat(1, M))

@@ -8,7 +8,7 @@ $$ |\sigma e^{s} / b - 1| \le \mathrm{band}, $$
 
 and lists them with the side that it chose; the decoder follows the list there. Elsewhere a relative drift up to the
 band leaves the row as it is. The shift s, one of 256 that are too small to cost rate, is the encoder's choice for each
-group of elements: mostly there is one that leaves no element near a border, and a byte is all that the group costs.
+group of elements. Usually one of them leaves no element near a border, and the group costs one byte.
 Larger drift shows in the checksums (`ssmctx.entropy.checksums`).
 """
 
@@ -56,7 +56,7 @@ def check_band(band: float, grid: ScaleGrid) -> float:
     Raises:
         ArgumentError: not between 0 and 0.0039, or too wide for a grid as fine as this.
     """
-    largest = min(_MOST_UNITS * _BAND_UNIT, _spacing(grid) / _BANDS_A_LEVEL)
+    largest = min(_MOST_UNITS * _BAND_UNIT, grid.spacing / _BANDS_A_LEVEL)
     if not 0 <= band <= largest:
         raise ArgumentError(f"guard_band must be a relative width of 0 to {largest:.4g}, got {band!r}")
     return math.ceil(band / _BAND_UNIT) * _BAND_UNIT
@@ -132,7 +132,7 @@ def guard_scales(scale: Tensor, band: float, grid: ScaleGrid) -> tuple[Tensor, G
     """Rows for all scales of a latent, and the guard that lets a decoder find the same rows.
 
     Args:
-        scale: any real numbers in coding order, (total,).
+        scale: any real numbers in coding order, (total,), float32 or wider.
         band: relative drift that decoders may have; as `check_band` gives it.
         grid: the tabled scales.
 
@@ -147,7 +147,7 @@ def guard_scales(scale: Tensor, band: float, grid: ScaleGrid) -> tuple[Tensor, G
     rows, below = grid.index(shifted), grid.index(shifted * (1 - width))
     indices = (below != grid.index(shifted * (1 + width))).nonzero().flatten()
     upper = rows[indices] != below[indices]
-    if shifts is None and len(indices):  # what was estimated missed them
+    if shifts is None and len(indices):  # the estimate in _choose_shifts missed them
         shifts = np.full(-(-len(scale) // (_GROUP << doublings)), _NO_SHIFT, np.uint8)
     if shifts is None:
         return rows, Guard.none(band)
@@ -175,7 +175,8 @@ def guarded_rows(scale: Tensor, first: int, guard: Guard, grid: ScaleGrid) -> ND
         listed = guard.indices[begin:end] - first
         # the encoder saw these within a band of a border, this machine within two: look that far below it
         near = shifted[torch.from_numpy(listed).to(scale.device)]
-        rows[listed] = host_rows(grid.index(near * (1 - 2 * guard.band - 2 * _ROUNDING))) + guard.upper[begin:end]
+        below = host_rows(grid.index(near * (1 - 2 * guard.band - 2 * _ROUNDING)))
+        rows[listed] = np.minimum(below + guard.upper[begin:end], grid.levels - 1)  # checksums tell of more drift
     return rows
 
 
@@ -186,11 +187,6 @@ def host_rows(rows: Tensor) -> NDArray[np.uint16]:
     return array
 
 
-def _spacing(grid: ScaleGrid) -> float:
-    """Distance of two neighbouring scales on a log axis."""
-    return math.log(grid.maximum / grid.minimum) / (grid.levels - 1)
-
-
 def _shift_step(grid: ScaleGrid) -> float:
     """Shifts of a grid reach as far, in distances of its borders, as those of the default grid.
 
@@ -198,7 +194,7 @@ def _shift_step(grid: ScaleGrid) -> float:
     """
     if grid == _DEFAULT_GRID:
         return _SHIFT_STEP
-    return round(_SHIFT_STEP * _spacing(grid) / _spacing(_DEFAULT_GRID) * 2**30) * 2.0**-30
+    return round(_SHIFT_STEP * grid.spacing / _DEFAULT_GRID.spacing * 2**30) * 2.0**-30
 
 
 def _shifted(scale: Tensor, first: int, doublings: int, shifts: NDArray[np.uint8], grid: ScaleGrid) -> Tensor:

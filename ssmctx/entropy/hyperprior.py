@@ -20,7 +20,7 @@ from ssmctx.stages import stage
 __all__ = ["CodedSide", "EstimatedSide", "Hyperprior", "Rounding", "straight_through"]
 
 Rounding = Callable[[Tensor], Tensor]
-"""Elementwise, real numbers to what stands for whole ones."""
+"""Elementwise rounding function, used instead of `torch.round`."""
 
 
 class EstimatedSide(NamedTuple):
@@ -38,12 +38,13 @@ class EstimatedSide(NamedTuple):
 
 
 _METHODS = {
-    "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss"),
+    "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss", "likelihood"),
     "context": ("order", "begin", "scales", "refine"),
-    "scale_network": ("exact", "update"),
+    "scale_network": ("exact", "update", "grid"),
+    "gains": ("count",),
     "y_tables": ("tables", "store"),
 }
-"""What is asked of parts beside calling them; wrappers such as DataParallel hide it."""
+"""Attributes that the model needs of its parts besides calling them; wrappers such as DataParallel hide them."""
 
 
 class CodedSide(NamedTuple):
@@ -105,7 +106,7 @@ class Hyperprior(nn.Module):
         Args:
             y: latent (batch, M, H, W).
             gain: of z, (batch or 1, hyper_channels, 1, 1); None for 1.
-            rounding: instead of both; the likelihoods are then those of what it gives.
+            rounding: replaces both; the likelihoods are those of its result.
         """
         z = self._analyse(y, gain)
         with stage("entropy_bottleneck"):

@@ -166,7 +166,8 @@ class IntegerConv2d(HeldTables):
         weight, bias = self.whole_weight.double(), self.whole_bias.double()
         if weight.shape != self.weight.shape or bias.shape != self.bias.shape:
             raise CheckpointError(
-                f"IntegerConv2d: integers of shape {tuple(self.weight.shape)} are needed, got {tuple(weight.shape)}"
+                f"IntegerConv2d: integers of shape {tuple(self.weight.shape)} and {tuple(self.bias.shape)} are needed, "
+                f"got {tuple(weight.shape)} and {tuple(bias.shape)}"
             )
         bound = self._largest_sum(weight, bias)
         if not bound < _EXACT or not np.array_equal(self.bound.numpy(), [int(bound)]):

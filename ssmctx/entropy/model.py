@@ -68,6 +68,9 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             every machine and without a guard; "float" for the same network in floating point; or a `ScaleNetwork`. The
             context then gives the means alone. None takes the context's scales.
 
+    Attributes:
+        zeroings: values of `compress(zeroing=)` that an encoder may try, 0 first.
+
     Raises:
         ArgumentError: the context is made for another number of channels, a size is below 1, the band is too wide, or
             an argument comes beside another that takes its place.
@@ -88,7 +91,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         True
     """
 
-    zeroings = ZEROINGS  # what an encoder may choose from
+    zeroings = ZEROINGS
 
     def __init__(
         self,
@@ -105,8 +108,6 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         qualities: int | None = None,
         scales: ScaleNetwork | str | None = None,
     ) -> None:
-        if context is not None and num_slices is not None:
-            raise ArgumentError("MambaICEntropyModel: num_slices configures the default context; give one of them")
         if h_a is not None and h_s is not None and N is not None:
             raise ArgumentError(
                 "MambaICEntropyModel: N configures the default h_a and h_s, but both are given; leave it out"
@@ -198,7 +199,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             ShapeError: y is no (batch, M, H, W), or the context predicts another shape than its step's.
             NonFiniteError: y, a mean or a scale holds NaN or an infinity.
             ArgumentError: a residual is beyond 16 bits, the weights are narrower than float32, a quality is out of
-                range or for a model without qualities, or zeroing is negative.
+                range or for a model without qualities, or zeroing is negative or not finite.
             NotUpdatedError: `update()` was not called.
         """
         check_image("MambaICEntropyModel", y, self.M, "y")
@@ -255,23 +256,24 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         Args:
             force: build them again if they exist.
-            update_quantiles: compute the quantiles of z's prior first, which lag behind it in training; the medians
-                stay with a scale network, which reads z's symbols.
+            update_quantiles: when tables are built, compute the quantiles of z's prior first, which lag behind it in
+                training; the medians stay with a scale network, which reads z's symbols.
 
         Returns:
             Whether anything was built.
 
         Raises:
-            ArgumentError: a sum of the scale network could reach 2^53.
+            ArgumentError: a sum of the scale network could reach 2^53, or weights are offloaded or sharded.
+            NonFiniteError: a weight is NaN or infinite.
         """
         if force:
             self.y_tables.store(self.distribution.tables())
-        integers = self.scale_network is not None and self.scale_network.update(self.gains, force)
-        kept = self.scale_network is not None
-        return self.entropy_bottleneck.update(force, update_quantiles, keep_medians=kept) or integers
+        network = self.scale_network
+        integers = network is not None and network.update(self.gains, force)
+        return self.entropy_bottleneck.update(force, update_quantiles, keep_medians=network is not None) or integers
 
     def aux_loss(self) -> Tensor:
-        """Loss that fits the quantiles of z's prior; for the auxiliary optimiser."""
+        """Loss that fits the quantiles of z's prior, in logits; for the auxiliary optimiser."""
         return self.entropy_bottleneck.loss()
 
     def coding_fingerprint(self) -> bytes:
@@ -285,10 +287,10 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
     def decoder_state(self) -> dict[str, Tensor]:
         """All numbers but the coding tables that decoding depends on, by name."""
-        encoder_only = ["h_a.", "entropy_bottleneck.", "y_tables.", "scale_bound."]
+        left_out = ["h_a.", "entropy_bottleneck.", "y_tables.", "scale_bound."]
         if self.exact:  # of which the integers count
-            encoder_only += [f"scale_network.{name}" for name, _ in self.scale_network.named_parameters()]  # type: ignore[union-attr]
-        state = {name: value for name, value in self.state_dict().items() if not name.startswith(tuple(encoder_only))}
+            left_out += [f"scale_network.{name}" for name, _ in self.scale_network.named_parameters()]  # type: ignore[union-attr]
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith(tuple(left_out))}
         return {**state, "medians": self.entropy_bottleneck.medians()}
 
     def _estimate(self, y: Tensor, gain: Gain, rounding: Rounding | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -319,17 +321,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         if self.training:
             likelihoods = self.distribution.likelihood(residual + torch.rand_like(residual) - 0.5, scale)
         else:
-            likelihoods = self.distribution.likelihood(residual, self._tabled(scale))
+            likelihoods = self.distribution.likelihood(residual, self.distribution.grid.nearest(scale))
         return y_hat, likelihoods.to(torch.promote_types(y.dtype, torch.float32)), z_likelihoods
-
-    def _tabled(self, scale: Tensor) -> Tensor:
-        """The scales that the coder works with, with the gradient of the true ones."""
-        grid = self.distribution.grid
-        tabled = grid.tensor(scale)[self.distribution.rows(scale)]
-        if not scale.requires_grad:
-            return tabled
-        within = scale.clamp(max=grid.maximum)
-        return tabled + (within - within.detach())  # plus 0
 
     def _encode(self, y: Tensor, gain: Gain, zeroing: float) -> tuple[Sections, Tensor, tuple[int, int]]:
         """The sections of one image, y_hat, and the size of z."""
@@ -339,9 +332,10 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
 
         def quantised(step: Step) -> Tensor:
             residual = step.residual(y)
-            q = torch.round(residual)
             if zeroing:
                 q = rounded(residual, self.scale_bound(walk.scale(step)), self.distribution, zeroing)
+            else:
+                q = torch.round(residual)
             writer.write(step, q, walk.now)
             walk.advance(step, q)
             return q
@@ -359,8 +353,8 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             raise CorruptStreamError(
                 "z decodes to other symbols than were encoded: its stream, the checksums or the guard is damaged"
             )
-        coded_by = (self.context.order, self.coder, self.y_tables.tables(), self.distribution.grid)
-        reader = LatentReader(*coded_by, sections.y, guard, checksums)
+        tables, grid = self.y_tables.tables(), self.distribution.grid
+        reader = LatentReader(self.coder, tables, grid, sections.y, guard, checksums)
         if self.scale_network is not None:
             reader.read_all(scale_steps(self.scale_network, coded.symbols, gain, size, frozen=True))
         y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
@@ -45,12 +45,9 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         raise ArgumentError(
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
-    with (
-        full_precision(),
-        evaluation_mode(module),
-        torch.autocast("cpu", enabled=False),
-        torch.autocast("cuda", enabled=False),
-    ):
+    with full_precision(), evaluation_mode(module), ExitStack() as stack:
+        for device in sorted({"cpu", "cuda"} | {weight.device.type for weight in weights} - {"meta"}):
+            stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

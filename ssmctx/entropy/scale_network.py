@@ -19,7 +19,7 @@ from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.scale_steps import ScaleState, StepScales, scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.entropy.stored_tables import HeldTables
-from ssmctx.errors import ArgumentError, ShapeError
+from ssmctx.errors import ArgumentError, NotUpdatedError, ShapeError
 from ssmctx.layers.checks import check_positive
 from ssmctx.stages import stage
 
@@ -27,7 +27,7 @@ __all__ = ["ScaleNetwork"]
 
 _MOST_SYMBOL = 1 << 15
 _MOST_FACTOR = 1 << 13  # of a symbol; 2^10 stands for 1
-_MOST_RESIDUAL = 15  # what is larger says no more
+_MOST_RESIDUAL = 15  # larger magnitudes are clamped
 _Z_WIDTHS = 96, 48  # channels on z's grid and on the next finer one
 
 
@@ -90,9 +90,8 @@ class ScaleNetwork(HeldTables):
         super().__init__()
         check_positive("ScaleNetwork", hyper_channels=hyper_channels, width=width)
         self.order, self.hyper_channels, self.grid, self.exact = order, hyper_channels, grid, exact
-        self.spacing = math.log(grid.maximum / grid.minimum) / (grid.levels - 1)
         # 1 at the head's end is about a factor of e, as in other heads that give log scales
-        self.level_bits = ACTIVATION_BITS - min(max(round(-math.log2(self.spacing)), 0), ACTIVATION_BITS - 1)
+        self.level_bits = ACTIVATION_BITS - min(max(round(-math.log2(grid.spacing)), 0), ACTIVATION_BITS - 1)
 
         def conv(inputs: int, outputs: int, kernel: int = 1, largest: int = LARGEST_ACTIVATION) -> IntegerConv2d:
             return IntegerConv2d(inputs, outputs, kernel, largest, exact)
@@ -125,7 +124,7 @@ class ScaleNetwork(HeldTables):
                 mix.weight.mul_(0.3)
             for head in heads:
                 head.weight.mul_(0.1)
-                head.bias.fill_(-math.log(grid.minimum) / self.spacing * 2.0 ** (self.level_bits - ACTIVATION_BITS))
+                head.bias.fill_(-math.log(grid.minimum) / grid.spacing * 2.0 ** (self.level_bits - ACTIVATION_BITS))
 
     def forward(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> StepScales:
         """Scales of what a step codes.
@@ -152,7 +151,7 @@ class ScaleNetwork(HeldTables):
             if state.frozen:
                 return StepScales(step, rows)
             scale = self.grid.tensor(state.symbols)[rows]
-            if levels.requires_grad:  # as who refines a latent needs it
+            if levels.requires_grad:  # needed to refine a latent
                 smooth = self._between(levels).to(scale)
                 scale = scale + (smooth - smooth.detach())
             return StepScales(step, scale)
@@ -196,7 +195,7 @@ class ScaleNetwork(HeldTables):
         drive(scale_steps(self, symbols, Gain(), (1, 1)), lambda own: torch.zeros_like(own.values))
         for layer in layers:
             layer.freeze()
-        if gains is not None:  # each quality that a file can tell
+        if gains is not None:  # each quality that a file can store
             every = gains([units / QUALITY_UNITS for units in range((gains.count - 1) * QUALITY_UNITS + 1)])
             offsets, factors = self._offset_and_factor(every)
             self._hold({"offsets": offsets.to(torch.int32), "factors": factors.to(torch.int32)})
@@ -206,7 +205,7 @@ class ScaleNetwork(HeldTables):
         """Scales of real levels, within the table."""
         top = self.grid.levels - 1
         levels = top - self.level_bound(top - self.level_bound(levels))
-        return self.grid.minimum * torch.exp(levels * self.spacing)
+        return self.grid.minimum * torch.exp(levels * self.grid.spacing)
 
     def _levels(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
         """Levels of the table's scales in parts of 2^-level_bits, (batch, m, P)."""
@@ -266,7 +265,7 @@ class ScaleNetwork(HeldTables):
         residuals: Sequence[Tensor],
         state: ScaleState,
     ) -> Tensor:
-        """Features plus what a layer makes of a slice's residuals, at some positions or at all."""
+        """Features plus what a layer makes of a slice's residuals, at some or all positions."""
         q = residuals[self.order.slice_index(step)]
         q = q if positions is None else keep_at(positions, q)
         # channels last in memory, as features are, so that the sum needs no transposing
@@ -281,6 +280,8 @@ class ScaleNetwork(HeldTables):
         """What the gain of a latent adds to levels, and what multiplies z's symbols."""
         units = list(state.gain.units)
         if self._frozen(state) and units:  # the integers that `update` made
+            if not self.offsets.numel():
+                raise NotUpdatedError("the scale network has no gains yet: call update(force=True) of the model")
             return self.offsets[units], self.factors[units]
         return self._offset_and_factor(state.gain)
 
@@ -289,7 +290,7 @@ class ScaleNetwork(HeldTables):
         one = float(1 << ACTIVATION_BITS)
         if gain.y is None or gain.z is None:
             return torch.zeros(1, self.order.num_channels, 1, 1), torch.full((1, 1, 1, 1), one)
-        offset = gain.y.log() / self.spacing * float(1 << self.level_bits)
+        offset = gain.y.log() / self.grid.spacing * float(1 << self.level_bits)
         factor = (one / gain.z).clamp(1, _MOST_FACTOR)
         return (to_whole(offset), to_whole(factor)) if self.exact else (offset, factor)
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.distributions.tables import CodingTables
-from ssmctx.errors import CheckpointError
+from ssmctx.errors import ArgumentError, CheckpointError
 
 __all__ = ["HeldTables", "StoredTables"]
 
 
 T = TypeVar("T")
-_LAW, _UNSAID = "law", "gaussian"
+_KEY, _DEFAULT = "law", "gaussian"
 
 
 class HeldTables(nn.Module):
@@ -59,7 +59,7 @@ class StoredTables(HeldTables):
 
     Args:
         tables: the tables of a new model.
-        law: name of the distribution that they are of; "gaussian" stands in no state dict, as in those of old.
+        distribution: name of the distribution that they are of; "gaussian" is not stored, as in old checkpoints.
 
     Examples:
         >>> from ssmctx.distributions import Gaussian
@@ -74,13 +74,13 @@ class StoredTables(HeldTables):
     lengths: Tensor
     offsets: Tensor
 
-    def __init__(self, tables: CodingTables, law: str) -> None:
+    def __init__(self, tables: CodingTables, distribution: str) -> None:
         super().__init__()
-        self.law = law
+        self.distribution = distribution
         self.store(tables)
 
     def store(self, tables: CodingTables) -> None:
-        """Replace the tables, whatever state they are in."""
+        """Replace the tables."""
         used = np.arange(tables.cdfs.shape[1]) < tables.lengths[:, None]
         arrays = (tables.cdfs[used], tables.lengths, tables.offsets)  # rows one after the other, without padding
         self._hold({name: torch.from_numpy(array.copy()) for name, array in zip(self._held, arrays, strict=True)})
@@ -99,8 +99,8 @@ class StoredTables(HeldTables):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.law != _UNSAID:
-            destination[prefix + _LAW] = torch.tensor(list(self.law.encode()), dtype=torch.uint8)
+        if self.distribution != _DEFAULT:
+            destination[prefix + _KEY] = torch.tensor(list(self.distribution.encode()), dtype=torch.uint8)
 
     def _load_from_state_dict(  # type: ignore[override]
         self,
@@ -112,33 +112,41 @@ class StoredTables(HeldTables):
         unexpected: list[str],
         errors: list[str],
     ) -> None:
-        law = state_dict.get(prefix + _LAW)
-        stored = _UNSAID if law is None else bytes(law.tolist()).decode()
-        if prefix + self._held[0] in state_dict and stored != self.law:
+        name = state_dict.get(prefix + _KEY)
+        stored = _DEFAULT if name is None else bytes(name.tolist()).decode()
+        if prefix + self._held[0] in state_dict and stored != self.distribution:
             raise CheckpointError(
-                f"the checkpoint was made with distribution {stored!r}, this model has {self.law!r}: make the "
+                f"the checkpoint was made with distribution {stored!r}, this model has {self.distribution!r}: make the "
                 f"model with distribution={stored!r}"
             )
         known = len(missing)
         super()._load_from_state_dict(
-            {name: value for name, value in state_dict.items() if name != prefix + _LAW},
+            {name: value for name, value in state_dict.items() if name != prefix + _KEY},
             prefix, metadata, strict, missing, unexpected, errors,
         )  # fmt: skip
         del missing[known:]
 
 
 class PreparedTables:
-    """What is made once for as long as the tensors that it is made of hold the same values."""
+    """A value that is made again when the tensors that it is made of change."""
 
     def __init__(self) -> None:
         self._last: tuple[list[Tensor], Any] | None = None  # one attribute, for threads
 
     def of(self, make: Callable[[], T], *sources: Tensor) -> T:
-        """What `make()` gives, or gave for the very same values."""
+        """What `make()` gives, or gave for the very same values.
+
+        Raises:
+            ArgumentError: a tensor does not hold integers.
+        """
         # values, since tensors made in inference_mode have no version, and `.data` changes others without one
         tensors = [source.detach().cpu() for source in sources]
         last = self._last
         if last is None or not all(map(_same, tensors, last[0])):
+            if narrowed := [tensor.dtype for tensor in tensors if tensor.is_floating_point()]:
+                raise ArgumentError(
+                    f"coding tables must be integers, got {narrowed[0]}: do not cast or average them in a state dict"
+                )
             last = self._last = [tensor.clone() for tensor in tensors], make()
         made: T = last[1]
         return made

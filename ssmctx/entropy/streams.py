@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.distributions.tables import CodingTables
 from ssmctx.entropy.checksums import Checksums, checksum
@@ -109,7 +108,6 @@ class LatentReader:
     """Hands out the steps of one image.
 
     Args:
-        order: the coding order.
         coder: that wrote the stream.
         tables: that it wrote with.
         grid: the tables' scales.
@@ -123,7 +121,6 @@ class LatentReader:
 
     def __init__(
         self,
-        order: CodingOrder,
         coder: Coder,
         tables: CodingTables,
         grid: ScaleGrid,
@@ -131,7 +128,6 @@ class LatentReader:
         guard: Guard,
         checksums: Checksums | None,
     ) -> None:
-        self._order = order
         self._decoder = coder.decoder(stream)
         self._tables, self._grid, self._guard = tables, grid, guard
         self._expected = () if checksums is None else checksums.steps
@@ -166,7 +162,7 @@ class LatentReader:
             if step.ahead is None:
                 self._pending = self._decode(step.gather(step.scale).flatten(), step.index, step.name())
             else:
-                self._pending = self._decode(in_coding_order(step.ahead, self._order), None, "y")
+                self._pending = self._decode(in_coding_order(step.ahead, step.order), None, "y")
                 self._check_all()
         symbols, self._pending = self._pending[:count], self._pending[count:]
         if len(self._expected) > 1 and checksum(symbols) != self._expected[step.index]:
@@ -210,7 +206,7 @@ def _not_finite(steps: list[tuple[Step, Tensor, Tensor]]) -> NonFiniteError:
     step, values, _ = next(s for s in steps if not bool(s[1].isfinite().all() & s[2].isfinite().all()))
     what = "mean" if not bool(values.isfinite().all()) else "scale"
     return NonFiniteError(
-        f"{step.name()}: the context predicts a {what} that is NaN or infinite; check its weights and its forward"
+        f"{step.name()}: a {what} is NaN or infinite; check the weights of the context and of the scale network, if any"
     )
 
 

@@ -1,8 +1,8 @@
-"""Integers of any size in as few bytes as they need: seven bits a byte, lowest first."""
+"""Integers below 2^35 in as few bytes as they need: seven bits per byte, lowest first."""
 
 from __future__ import annotations
 
-from ssmctx.errors import CorruptStreamError
+from ssmctx.errors import ArgumentError, CorruptStreamError
 
 __all__ = ["put_varint", "take_varint"]
 
@@ -12,11 +12,16 @@ _LONGEST = 5
 def put_varint(value: int) -> bytes:
     """The bytes of a number from 0 to 2^35 - 1; all but the last have their top bit set.
 
+    Raises:
+        ArgumentError: another number.
+
     Examples:
         >>> from ssmctx.entropy.varint import put_varint
         >>> put_varint(5).hex(), put_varint(768).hex()
         ('05', '8006')
     """
+    if not isinstance(value, int) or not 0 <= value < 1 << 7 * _LONGEST:
+        raise ArgumentError(f"a file stores integers from 0 to 2^{7 * _LONGEST} - 1, got {value!r}")
     out = bytearray()
     while value >= 128:
         out.append(value & 127 | 128)

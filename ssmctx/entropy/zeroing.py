@@ -14,7 +14,7 @@ __all__ = ["ZEROINGS", "rounded"]
 ZEROINGS = (0.0, 0.2, 0.4)
 """Values of `zeroing` for an encoder to choose from: 0.4 pays at low rates, 0 at high ones."""
 
-_STEPS_A_BIT = math.log(2) / 6
+_ERROR_PER_BIT = math.log(2) / 6
 
 
 def rounded(residual: Tensor, scale: Tensor, distribution: Distribution, zeroing: float) -> Tensor:
@@ -33,6 +33,9 @@ def rounded(residual: Tensor, scale: Tensor, distribution: Distribution, zeroing
         distribution: what the coder's tables are made of.
         zeroing: worth of a bit, in parts of the above; 0 for the nearest integer, 0.2 to 0.4 are good values.
 
+    Returns:
+        q, integers of residual's dtype and shape.
+
     Source:
         Rate-distortion optimised quantisation of video coders (Karczewicz et al., 2008), for symbols of magnitude 1.
 
@@ -47,4 +50,4 @@ def rounded(residual: Tensor, scale: Tensor, distribution: Distribution, zeroing
     q = torch.round(residual)
     zero, one = (distribution.likelihood(x, scale).log2() for x in (torch.zeros_like(q), torch.ones_like(q)))
     more_error = residual.square() - (residual - q).square()
-    return q.masked_fill((q.abs() == 1) & (more_error < zeroing * _STEPS_A_BIT * (zero - one)), 0)
+    return q.masked_fill((q.abs() == 1) & (more_error < zeroing * _ERROR_PER_BIT * (zero - one)), 0)
