@@ -61,7 +61,7 @@ _registry.blocks.register("transformer", "ssmctx.layers.foundation:TransformerBl
 _registry.contexts.register("channel-spatial", "ssmctx.context.channel_spatial:ChannelSpatialContext")
 _registry.contexts.register("carried-state", "ssmctx.context.carried_state:CarriedStateContext")
 _registry.contexts.register("carried-state-scale-first", "ssmctx.context.scale_first:carried_state_scale_first")
-_registry.contexts.register("none", "ssmctx.context.variants:no_context")
+_registry.contexts.register("none", "ssmctx.context.hyper_only:HyperOnlyContext")
 _registry.contexts.register("channel", "ssmctx.context.variants:channel_only")
 _registry.contexts.register("no-wla", "ssmctx.context.variants:no_window_attention")
 _registry.contexts.register("mambavc", "ssmctx.context.variants:mambavc")

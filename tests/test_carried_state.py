@@ -182,10 +182,13 @@ def test_what_is_wrong_is_said():
         CarriedStateContext(M, order=CodingOrder([5]))
     with pytest.raises(ArgumentError, match="order replaces num_slices"):
         CarriedStateContext(M, num_slices=2, order=CodingOrder([6]))
-    with pytest.raises(ArgumentError, match=r"num_slices must lie in 1\.\.6.*got 7"):
+    with pytest.raises(ArgumentError, match="num_slices must be an integer from 1 to M=6, got 7"):
         CarriedStateContext(M, num_slices=7)
-    with pytest.raises(ArgumentError, match="spread must hold M=6 positive numbers"):
-        CarriedStateContext(M, spread=[1, 1, 1, 1, 1, 0])
+    with pytest.raises(ArgumentError, match=r"num_slices must be an integer from 1 to M=6, got 2\.0"):
+        CarriedStateContext(M, num_slices=2.0)
+    for wrong in (0, float("inf"), float("nan")):
+        with pytest.raises(ArgumentError, match="spread must hold M=6 finite positive numbers"):
+            CarriedStateContext(M, spread=[1, 1, 1, 1, 1, wrong])
     with pytest.raises(ArgumentError, match="dim"):
         CarriedStateContext(M, dim=0)
     with pytest.raises(ShapeError, match="expects side of shape"):

@@ -55,7 +55,6 @@ def test_what_was_asked_for_before_changes_nothing(asked):
 def test_slices_are_the_channels_of_the_order(permutation, step):
     order, x = CodingOrder([2, 3], permutation=permutation), torch.randn(2, 5, 3, 4)
     assert torch.equal(order.select(step, x), x[:, order.channels(step)])
-    assert torch.equal(order.select(step, x[0], 0), x[0, order.channels(step)])
     assert torch.equal(order.select_earlier(step, x), x[:, order.earlier_channels(step)])
     assert torch.equal(order.split(x)[order.slice_index(step)], x[:, order.channels(step)])
     assert torch.equal(order.join(order.split(x)), x)

@@ -14,7 +14,7 @@ from ssmctx import CarriedStateContext, CodingOrder, ContextModel, ImageCodec, M
 from ssmctx.codec.fingerprint import decoder_fingerprint
 from ssmctx.entropy import CodedImage, ScaleNetwork
 from ssmctx.entropy.checksums import Checksums
-from ssmctx.entropy.gains import Gain
+from ssmctx.entropy.gains import Gain, QualityGains
 from ssmctx.entropy.scale_steps import scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
@@ -309,6 +309,11 @@ def test_the_disturbance_is_of_modules_with_weights_and_ends():
         assert not torch.equal(layer(x), before)
         torch.testing.assert_close(layer(x), before, rtol=0.11, atol=0)
     assert torch.equal(layer(x), before)
+    gains = QualityGains(2, 1, 2)  # whose output is a NamedTuple
+    plain = gains(0)
+    with drifting(gains, 0.1):
+        assert not torch.equal(gains(0).y, plain.y)
+        assert gains(0).units == plain.units
     whole = nn.Linear(3, 3).double()
     with torch.no_grad():
         whole.weight.fill_(2)

@@ -33,9 +33,12 @@ def test_orders_are_values():
 
 
 def test_bad_arguments():
-    with pytest.raises(ArgumentError, match=r"slices of at least 1 channel each, got \(3, 0\)"):
+    with pytest.raises(ArgumentError, match=r"slices of at least 1 channel each, got \[3, 0\]"):
         CodingOrder([3, 0])
-    with pytest.raises(ArgumentError, match=r"got \(\)"):
-        CodingOrder([])
+    for slices in ([], 5, [2.5, 1], ["2"]):
+        with pytest.raises(ArgumentError, match="a sequence of slices of at least 1 channel each, got"):
+            CodingOrder(slices)
+    with pytest.raises(ArgumentError, match=r"a number or a sequence of Lattice, got 3\.0"):
+        CodingOrder([2], 3.0)
     with pytest.raises(ArgumentError, match=r"step must lie in 0\.\.3, got 4"):
         CodingOrder([1, 1]).channels(4)

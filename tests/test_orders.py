@@ -240,7 +240,7 @@ def test_another_scan_backend_decodes_in_any_order(name):
 
 
 def test_an_order_comes_alone_and_has_the_models_channels():
-    with pytest.raises(ArgumentError, match="order replaces num_slices, slices and spatial"):
+    with pytest.raises(ArgumentError, match="order replaces num_slices, slices, spatial: give only order"):
         ChannelSpatialContext(M, num_slices=2, order=ORDERS["quad"])
     with pytest.raises(ArgumentError, match=r"the order must have M=8 channels, got 6"):
         ChannelSpatialContext(8, order=ORDERS["quad"])

@@ -26,6 +26,8 @@ def test_slices_may_differ():
         CodingOrder([2], passes=3)
     with pytest.raises(UnknownNameError, match=r"unknown block 'vs' \(did you mean 'vss'"):
         ChannelSpatialContext(10, block="vs")
+    with pytest.raises(UnknownNameError, match="unknown block"):
+        ChannelSpatialContext(10, num_slices=1, spatial=False, block="nonsense")
 
 
 @pytest.mark.parametrize("name", ["cnn", "transformer", "vss", "window-attention"])

@@ -1,4 +1,4 @@
-"""Short hashes of a codec, by which a file tells which codecs can decode it."""
+"""Short hashes of a codec, stored in files to identify the codecs that can decode them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tens
     """State by the names that it has without DataParallel and torch.compile around parts: these change no file."""
     names = dict(zip(state, state, strict=True))
     for path, part in reversed(list(module.named_modules())):  # parts before what holds them
-        inner = "_orig_mod" if "_orig_mod" in part._modules else "module"
+        inner = "_orig_mod" if "_orig_mod" in dict(part.named_children()) else "module"
         if inner == "_orig_mod" or isinstance(part, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             outer = f"{path}." if path else ""
             prefix = f"{outer}{inner}."
@@ -78,9 +78,10 @@ _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
 
 def _sums(tensors: Sequence[Tensor]) -> list[int]:
-    """A number of each tensor that another content changes: on the CPU a CRC, several times faster than a hash.
+    """A number of each tensor that changes with its content: on the CPU a CRC, several times faster than a hash.
 
-    On other devices a sum of the bits, so that one number for each tensor leaves the device, all at once.
+    On other devices the sum of its bytes, so that one number for each tensor leaves the device, all at once; a change
+    that only puts elements in another order is not noticed there.
     """
     bits = [tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
     on_host = [zlib.crc32(x.numpy().data) for x in bits if x.device.type == "cpu"]
@@ -123,7 +124,7 @@ def _add(digest: hashlib._Hash, state: Iterable[tuple[str, Tensor]]) -> None:
 
 
 def check_same(written: bytes, own: bytes, what: str, cure: str) -> None:
-    """Raise ModelMismatchError where what a file says of its writer is not a codec's own."""
+    """Raise ModelMismatchError if the fingerprint in a file differs from the codec's."""
     if written != own:
         raise ModelMismatchError(
             f"the file was written with {what} {written.hex()}, this codec has {own.hex()}: {cure}"

@@ -18,7 +18,10 @@ def load(name: str, device: torch.device | str = "cpu") -> ImageCodec:
 
     Args:
         name: from `ssmctx.registry.codecs`.
-        device: of its weights.
+        device: where its weights are loaded.
+
+    Returns:
+        The codec, in evaluation mode.
 
     Raises:
         UnknownNameError: no such codec; the message lists the installed ones.

@@ -148,7 +148,7 @@ def _contradicts(name: str, key: ReleasedKey, state_dict: dict[str, Tensor]) -> 
     value = state_dict[name]
     if expected is None or value.is_meta or expected.is_meta:
         return False
-    return not torch.equal(value, expected.to(value.dtype))
+    return not torch.equal(value, expected.to(value))
 
 
 def _listing(names: Any) -> str:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from ssmctx.context.order import CodingOrder
 from ssmctx.errors import ShapeError
 
-__all__ = ["ContextModel", "keep_at"]
+__all__ = ["MOST_LOG_SCALE", "ContextModel", "keep_at", "scaled"]
+
+MOST_LOG_SCALE = 8.0
 
 
 class ContextModel(nn.Module):
@@ -21,7 +23,7 @@ class ContextModel(nn.Module):
 
     Attributes:
         order: the same.
-        means_only: the scales that it predicts are 1, so that a model must take scales from elsewhere; False unless a
+        means_only: the scales that it predicts are 1, so that the entropy model needs a scale network; False unless a
             model says so.
 
     Examples:
@@ -138,6 +140,14 @@ class ContextModel(nn.Module):
             raise ShapeError(
                 f"{name} expects side of shape {expected} for y_hat {tuple(y_hat.shape)}, got {tuple(side.shape)}"
             )
+
+
+@torch.no_grad()
+def scaled(layer: nn.Module, factor: float) -> nn.Module:
+    """The layer, its first weights and biases times a factor."""
+    for parameter in layer.parameters():
+        parameter.mul_(factor)
+    return layer
 
 
 def keep_at(positions: Tensor, x: Tensor) -> Tensor:

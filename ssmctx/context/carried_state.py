@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -9,15 +10,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ssmctx.context.base import ContextModel, keep_at
-from ssmctx.context.order import EVERYWHERE, CodingOrder
+from ssmctx.context.base import MOST_LOG_SCALE, ContextModel, keep_at, scaled
+from ssmctx.context.order import EVERYWHERE, CodingOrder, check_order
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 
 __all__ = ["CarriedStateContext", "growing_slices"]
 
 _SLICES = 5
-MOST_LOG_SCALE = 8.0
 
 
 def growing_slices(M: int, num_slices: int) -> list[int]:
@@ -35,8 +35,8 @@ def growing_slices(M: int, num_slices: int) -> list[int]:
         >>> growing_slices(60, 5), growing_slices(192, 6), growing_slices(4, 4)
         ([4, 8, 12, 16, 20], [9, 18, 28, 36, 46, 55], [1, 1, 1, 1])
     """
-    if not 1 <= num_slices <= M:
-        raise ArgumentError(f"num_slices must lie in 1..{M}, the channels of the latent; got {num_slices}")
+    if not isinstance(num_slices, int) or not 1 <= num_slices <= M:
+        raise ArgumentError(f"growing slices: num_slices must be an integer from 1 to M={M}, got {num_slices!r}")
     parts = num_slices * (num_slices + 1)
     ends = [max(k, round(M * k * (k + 1) / parts)) for k in range(num_slices + 1)]
     return [b - a for a, b in pairwise(ends)]
@@ -107,8 +107,8 @@ class CarriedStateContext(ContextModel):
     not added again: a step costs what it codes. Each step has weights of its own. There is neither attention nor a
     scan. Where an order codes one pass of all slices before the next, every step counts as a slice.
 
-    With `means_only` it is the context of a `ScaleNetwork`: scales are 1, neither |y_hat - mu| nor log sigma go in,
-    and log sigma does not come out.
+    With `means_only` it is the context of a `ScaleNetwork`: scales are 1, it does not read |y_hat - mu| and log sigma,
+    and does not predict log sigma.
 
     Args:
         M: channels of the latent.
@@ -121,7 +121,7 @@ class CarriedStateContext(ContextModel):
 
     Raises:
         ArgumentError: the order has another number of channels or comes with num_slices, spread does not hold M
-            positive numbers, or a size is below 1.
+            finite positive numbers, or a size is below 1.
         ShapeError: y_hat or side has a shape that does not fit.
 
     Source:
@@ -177,7 +177,7 @@ class CarriedStateContext(ContextModel):
         self.check_inputs(y_hat, side)
         begun = Begun() if state is None else state
         begun.state = known = self._start(side) if begun.state is None else begun.state
-        for earlier in range(known.steps, step):  # none, where each step is asked for in its turn
+        for earlier in range(known.steps, step):  # empty if steps are called in order
             self._predict(earlier, y_hat, known)
         return self._predict(step, y_hat, known)
 
@@ -241,14 +241,6 @@ def _update(dim: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.ReLU(), scaled(nn.Linear(2 * dim, dim), 0.3))
 
 
-@torch.no_grad()
-def scaled(layer: nn.Module, factor: float) -> nn.Module:
-    """The layer, its first weights and biases times a factor."""
-    for parameter in layer.parameters():
-        parameter.mul_(factor)
-    return layer
-
-
 def _channels_last(x: Tensor) -> Tensor:
     """(batch, dim, H, W) as (batch, H, W, dim)."""
     return x.permute(0, 2, 3, 1)
@@ -257,8 +249,8 @@ def _channels_last(x: Tensor) -> Tensor:
 def _spreads(M: int, spread: Sequence[float] | None) -> list[float]:
     """Spreads as numbers, so that a context can be made on the meta device."""
     spreads = [1.0] * M if spread is None else [float(value) for value in spread]
-    if len(spreads) != M or not all(value > 0 for value in spreads):
-        raise ArgumentError(f"CarriedStateContext: spread must hold M={M} positive numbers, got {spread!r:.80}")
+    if len(spreads) != M or not all(0 < value < math.inf for value in spreads):
+        raise ArgumentError(f"CarriedStateContext: spread must hold M={M} finite positive numbers, got {spread!r:.80}")
     return spreads
 
 
@@ -267,8 +259,4 @@ def _order(M: int, num_slices: int | None, order: CodingOrder | None, spreads: l
     if order is None:
         slices = growing_slices(M, min(_SLICES, M) if num_slices is None else num_slices)
         return CodingOrder.checkerboard(slices, permutation=sorted(range(M), key=lambda channel: -spreads[channel]))
-    if num_slices is not None:
-        raise ArgumentError("CarriedStateContext: order replaces num_slices: give only order")
-    if order.num_channels != M:
-        raise ArgumentError(f"CarriedStateContext: the order must have M={M} channels, got {order.num_channels}")
-    return order
+    return check_order("CarriedStateContext", M, order, num_slices=num_slices)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from ssmctx.context.base import ContextModel
 from ssmctx.context.head import ParameterHead
-from ssmctx.context.order import CodingOrder, even_slices
+from ssmctx.context.order import CodingOrder, check_order, even_slices
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 from ssmctx.layers.foundation import foundation_block
 from ssmctx.layers.windows import WindowGrid
+from ssmctx.registry import blocks
 
 __all__ = ["ChannelSpatialContext"]
 
@@ -34,7 +35,7 @@ class ChannelSpatialState:
 
     side: Tensor
     padded: Tensor | None
-    channel: tuple[int, Tensor] | None = field(default=None)
+    channel: tuple[int, Tensor] | None = None
 
 
 class ChannelSpatialContext(ContextModel):
@@ -91,6 +92,7 @@ class ChannelSpatialContext(ContextModel):
         order: CodingOrder | None = None,
     ) -> None:
         check_positive("ChannelSpatialContext", M=M)
+        blocks.get(block)  # which a context of one slice and one pass would not ask for
         super().__init__(_order(M, num_slices, slices, spatial, order))
         slices, self._spatial = self.order.slices, self.order.passes > 1
 
@@ -126,7 +128,7 @@ class ChannelSpatialContext(ContextModel):
         if self._spatial:
             features.insert(0, grid.split(self._spatial_feature(step, y_hat)))
         indices = self.order.window_indices(step, grid.size, y_hat.device)
-        # of each image, since what shares out a batch cuts every tensor along it
+        # one per image, because DataParallel splits every tensor along the batch
         padded, indices = (x if x is None else x.expand(y_hat.shape[0], *x.shape) for x in (state.padded, indices))
         mean, scale = self.head[k](features, grid, padded, indices).chunk(2, dim=1)
         return mean, scale
@@ -157,11 +159,7 @@ def _order(
     """The coding order that the arguments of `ChannelSpatialContext` ask for."""
     name = "ChannelSpatialContext"
     if order is not None:
-        if (num_slices, slices, spatial) != (None, None, None):
-            raise ArgumentError(f"{name}: order replaces num_slices, slices and spatial: give only order")
-        if order.num_channels != M:
-            raise ArgumentError(f"{name}: the order must have M={M} channels, got {order.num_channels}")
-        return order
+        return check_order(name, M, order, num_slices=num_slices, slices=slices, spatial=spatial)
     if slices is None:
         num_slices = _SLICES if num_slices is None else num_slices
         check_positive(name, num_slices=num_slices)

@@ -71,7 +71,7 @@ class ParameterHead(nn.Sequential):
 
     def _at(self, tokens: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
         attention, *pointwise = self
-        # whether there is attention is known from the start, for a wrapper hides its class; Identity takes it out
+        # isinstance would fail on a wrapped attention; Identity in its place disables it
         if self._attends and type(attention) is not nn.Identity:
             tokens = attention(tokens, windows=True, padded=padded, indices=indices)
         else:

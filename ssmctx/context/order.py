@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, product
 
@@ -13,9 +13,18 @@ from torch import Tensor
 from ssmctx.constants import constant
 from ssmctx.errors import ArgumentError
 
-__all__ = ["CHECKERBOARD", "COARSE_TO_FINE", "EVERYWHERE", "QUAD", "CodingOrder", "Lattice", "even_slices"]
+__all__ = [
+    "CHECKERBOARD",
+    "COARSE_TO_FINE",
+    "EVERYWHERE",
+    "QUAD",
+    "CodingOrder",
+    "Lattice",
+    "check_order",
+    "even_slices",
+]
 
-MAX_STEPS = (1 << 14) - 1
+_MAX_STEPS = (1 << 14) - 1
 """Most steps of an order, so that checksums, of two bytes a step, stay below 32 KiB."""
 
 _LARGEST_TILE = 1 << 12
@@ -129,7 +138,7 @@ class CodingOrder:
             `checkerboard`, `quad` and `coarse_to_fine`.
         passes_outer: code one pass of all slices before the next pass; otherwise all passes of a slice before the next
             slice.
-        permutation: the channels of the latent in coding order, `slices` cut it; None keeps them as they are.
+        permutation: the channels of the latent in coding order, `slices` divides it; None keeps them as they are.
 
     Raises:
         ArgumentError: no slice, one without channels, lattices that do not partition the plane, no permutation of the
@@ -156,14 +165,14 @@ class CodingOrder:
         passes_outer: bool = False,
         permutation: Sequence[int] | None = None,
     ) -> None:
-        self.slices = tuple(slices)
-        if not self.slices or min(self.slices) < 1:
-            raise ArgumentError(f"CodingOrder needs slices of at least 1 channel each, got {self.slices}")
+        self.slices = tuple(slices) if isinstance(slices, Iterable) else ()
+        if not self.slices or not all(isinstance(width, int) and width >= 1 for width in self.slices):
+            raise ArgumentError(f"CodingOrder needs a sequence of slices of at least 1 channel each, got {slices!r}")
         self.lattices = _lattices(passes)
         self.passes_outer = bool(passes_outer)
         self._ends = tuple(accumulate(self.slices))
-        if self.num_steps > MAX_STEPS:
-            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file stores {MAX_STEPS} at most")
+        if self.num_steps > _MAX_STEPS:
+            raise ArgumentError(f"CodingOrder has {self.num_steps} steps, a file stores {_MAX_STEPS} at most")
         self.permutation = _permutation(permutation, self.num_channels)
         # where in coding order each channel stands
         self._inverse = tuple(
@@ -246,23 +255,17 @@ class CodingOrder:
         own = slice(0, self._ends[k] - self.slices[k])
         return own if self.permutation is None else list(self.permutation[own])
 
-    def select(self, step: int, x: Tensor, dim: int = 1) -> Tensor:
-        """x at the channels of the slice that a step belongs to.
+    def select(self, step: int, x: Tensor) -> Tensor:
+        """x (batch, M, ...) at the channels of the slice that a step belongs to."""
+        return self._select(self.channels(step), x)
 
-        Args:
-            step: the coding step.
-            x: M channels in dimension `dim`.
-            dim: the dimension.
-        """
-        return self._select(self.channels(step), x, dim)
-
-    def select_earlier(self, step: int, x: Tensor, dim: int = 1) -> Tensor:
-        """x at the channels of all slices before that of a step, as `select` takes them."""
-        return self._select(self.earlier_channels(step), x, dim)
+    def select_earlier(self, step: int, x: Tensor) -> Tensor:
+        """x (batch, M, ...) at the channels of all slices before that of a step."""
+        return self._select(self.earlier_channels(step), x)
 
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The slices of x (batch, M, H, W), in coding order; cheaper than one by one where gradients are wanted."""
-        x = x if self.permutation is None else self._select(self.permutation, x, 1)
+        x = x if self.permutation is None else self._select(self.permutation, x)
         return torch.split(x, list(self.slices), dim=1)
 
     def join(self, slices: Sequence[Tensor]) -> Tensor:
@@ -307,10 +310,10 @@ class CodingOrder:
             return None
         return constant(_window_indices, lattice, window_size, device=device)
 
-    def _select(self, channels: slice | Sequence[int], x: Tensor, dim: int) -> Tensor:
+    def _select(self, channels: slice | Sequence[int], x: Tensor) -> Tensor:
         if isinstance(channels, slice):
-            return x.narrow(dim, channels.start, channels.stop - channels.start)
-        return x.index_select(dim, constant(_tensor, tuple(channels), device=x.device))
+            return x.narrow(1, channels.start, channels.stop - channels.start)
+        return x.index_select(1, constant(_tensor, tuple(channels), device=x.device))
 
     def _check(self, step: int) -> None:
         if not 0 <= step < self.num_steps:
@@ -340,12 +343,21 @@ def _coded_mask(order: CodingOrder, step: int, size: tuple[int, int], device: to
     return mask
 
 
+def check_order(owner: str, M: int, order: CodingOrder, **replaced: object) -> CodingOrder:
+    """The order that a context is given, or ArgumentError: it has not M channels, or comes with what it replaces."""
+    if any(value is not None for value in replaced.values()):
+        raise ArgumentError(f"{owner}: order replaces {', '.join(replaced)}: give only order")
+    if order.num_channels != M:
+        raise ArgumentError(f"{owner}: the order must have M={M} channels, got {order.num_channels}")
+    return order
+
+
 def _lattices(passes: int | Sequence[Lattice]) -> tuple[Lattice, ...]:
     if isinstance(passes, int):
         if passes not in _BY_COUNT:
             raise ArgumentError(f"CodingOrder: passes must be 1, 2, 4, 5 or a sequence of Lattice, got {passes}")
         return _BY_COUNT[passes]
-    lattices = tuple(passes)
+    lattices = tuple(passes) if isinstance(passes, Iterable) else ()
     if not lattices or not all(isinstance(lattice, Lattice) for lattice in lattices):
         raise ArgumentError(f"CodingOrder: passes must be a number or a sequence of Lattice, got {passes!r}")
     height, width = (math.lcm(*(lattice.size[axis] for lattice in lattices)) for axis in (0, 1))

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ssmctx.context.base import ContextModel
-from ssmctx.context.carried_state import MOST_LOG_SCALE, CarriedStateContext, scaled
+from ssmctx.context.base import MOST_LOG_SCALE, ContextModel, scaled
+from ssmctx.context.carried_state import CarriedStateContext
 
 __all__ = ["ScaleFirst", "carried_state_scale_first"]
 

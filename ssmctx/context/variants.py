@@ -1,6 +1,6 @@
 """The context models of the paper's comparisons, each by a name of `ssmctx.registry.contexts`.
 
-All take M; all but the first take `d_state` and `scan_backend` too.
+All take M, `d_state` and `scan_backend`.
 
 Source:
     MambaIC tables 2 (components), 3 and A2 (foundation blocks) and 4 (window sizes); MambaVC (Qin et al., 2024); ELIC
@@ -12,7 +12,6 @@ from __future__ import annotations
 from functools import partial
 
 from ssmctx.context.channel_spatial import ChannelSpatialContext
-from ssmctx.context.hyper_only import HyperOnlyContext
 from ssmctx.errors import ArgumentError
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "cnn",
     "elic_slices",
     "mambavc",
-    "no_context",
     "no_window_attention",
     "transformer",
     "uneven",
@@ -29,13 +27,8 @@ __all__ = [
 ]
 
 
-def no_context(M: int = 320) -> HyperOnlyContext:
-    """Mean and scale from the hyperprior alone (table 2, without the context model)."""
-    return HyperOnlyContext(M)
-
-
 channel_only = partial(ChannelSpatialContext, spatial=False)
-"""One pass a slice (table 2, without the spatial context)."""
+"""One pass per slice (table 2, without the spatial context)."""
 
 no_window_attention = partial(ChannelSpatialContext, window_size=None)
 """Without window attention (table 2)."""

@@ -206,7 +206,7 @@ class Corruption:
 
 
 def corruptions_of(strings: Any) -> list[Corruption]:
-    """A dozen corruptions of each stream: cuts and flips from its beginning to its end, and one of each other kind.
+    """Up to 13 corruptions of each stream: cuts and flips from its beginning to its end, and one of each other kind.
 
     Args:
         strings: streams, nested as a codec nests them.

@@ -66,6 +66,7 @@ def estimate(codec: Any, x: Tensor, law: str) -> Mapping[str, Any]:
     """forward in evaluation mode.
 
     Raises:
+        ArgumentError: the codec lacks a method of the contract.
         LawBroken: it raised, changed its input, or its dict lacks "likelihoods".
     """
     _check_codec(codec)
@@ -79,6 +80,7 @@ def code(codec: Any, x: Tensor, law: str) -> Coded:
     """compress.
 
     Raises:
+        ArgumentError: the codec lacks a method of the contract, or its "strings" are no nested bytes.
         LawBroken: it raised, changed its input, or its dict lacks "strings" or "shape".
     """
     _check_codec(codec)
@@ -218,6 +220,8 @@ def ready(factory: Callable[[], Any], seed: int = 0) -> Any:
 
 def _check_codec(codec: Any) -> None:
     missing = [name for name in ("compress", "decompress") if not callable(getattr(codec, name, None))]
+    if not callable(codec) and not callable(getattr(codec, "forward", None)):
+        missing.insert(0, "forward")
     if missing:
         raise ArgumentError(
             f"a codec needs forward, compress and decompress, {type(codec).__name__} has no {' and no '.join(missing)}"

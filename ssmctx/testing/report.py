@@ -33,7 +33,7 @@ class Verdict:
         law: its name.
         result: "holds", "BROKEN", or "untrained": broken, but required of trained models only.
         seconds: it took.
-        found: what was found where it does not hold; of drift also how much the codec tolerates.
+        found: what was found where it does not hold; for drift, also the tolerated amount.
     """
 
     law: str

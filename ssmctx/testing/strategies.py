@@ -63,8 +63,8 @@ def law_settings() -> settings:
     """Settings for a property over codecs.
 
     The environment variable SSMCTX_TESTING_PROFILE picks a profile of `PROFILES`: dev, ci or nightly. Without it the
-    profile holds that hypothesis has loaded (`--hypothesis-profile=ssmctx-nightly`, or one of your own), except that
-    an example may take any time.
+    profile that hypothesis has loaded applies (`--hypothesis-profile=ssmctx-nightly`, or one of your own), but for its
+    deadline, health checks and phases.
 
     Raises:
         ArgumentError: the variable names no profile.
@@ -94,8 +94,8 @@ def sizes(largest: int = 40, multiple: int = 1) -> st.SearchStrategy[tuple[int, 
     """Heights and widths of at least 1.
 
     Args:
-        largest: side.
-        multiple: that both sides are of.
+        largest: largest side.
+        multiple: both sides are multiples of this.
     """
     return st.tuples(_side(largest, multiple), _side(largest, multiple))
 

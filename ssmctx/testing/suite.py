@@ -32,9 +32,9 @@ class CodecLaws:
     Attributes:
         make: a static method without arguments that makes the codec, an nn.Module; its tables are built here.
         channels: of y; None for a whole model.
-        multiple: that the sides of what it takes are of. Stay at 1 unless your documentation says otherwise.
+        multiple: sides are multiples of this. Stay at 1 unless your documentation says otherwise.
         largest: side that properties try; None for 24 cells or 96 pixels.
-        size: at which all else is tried; None for 8x8 cells or 64x64 pixels.
+        size: at which all else is tried; None for 8x8 cells or 64x64 pixels, rounded up to `multiple`.
         sizes: that "any size" tries; None for those of `SIZES` times `multiple`.
         most: images per batch.
         kinds: of latents, as in `LATENTS`.
@@ -78,7 +78,7 @@ class CodecLaws:
         torch.set_num_threads(self._threads_before)
 
     def make_input(self, height: int, width: int) -> Tensor:
-        """What the laws code at a size; override it where noise is nothing that your codec was trained for."""
+        """What the laws code at a size; override it where your codec was not trained for noise."""
         if self.channels is None:
             return Image(height, width).tensor()
         return Latent(self.channels, height, width).tensor()

@@ -1,4 +1,4 @@
-"""A block for images: what goes in comes out in its shape, at any size, and nothing else plays a part."""
+"""A block for images: what goes in comes out in its shape, at any size, and the output depends on that image only."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def assert_block(
 
     Per size: the shape stays; values are finite; the input is not changed; fresh memory full of NaN, a second call,
     other images in the batch, deepcopy and pickle change nothing. Gradients reach the input and every parameter.
-    A block that makes a constant image of a constant one where every usual window fits (48x48), as attention does
-    and a convolution with padding does not, does so at every size: padding takes no part.
+    If a constant image of 48x48, which every usual window divides, gives a constant output (as with attention, and not
+    with a padded convolution), constant images of every size must: padding must not affect the result.
 
     Args:
         block: (batch, channels, H, W) to the same.

@@ -1,4 +1,4 @@
-"""An entropy coder: symbols survive, however they are split; whatever the bytes are, decoding ends, and says so."""
+"""An entropy coder: symbols survive, however they are split; decoding of any bytes ends, in symbols or an error."""
 
 from __future__ import annotations
 

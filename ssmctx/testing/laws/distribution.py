@@ -65,7 +65,7 @@ def _check_likelihoods(distribution: Distribution, scale: float) -> None:
             _LAW, f"likelihoods at scale {scale} sum to {float(mass.sum()):.8f}, smallest {float(mass.min()):.3g}"
         )
     if float(mass[far:].diff().max()) > 1e-12:
-        raise LawBroken(_LAW, f"likelihoods at scale {scale} rise away from 0", "the law is not unimodal")
+        raise LawBroken(_LAW, f"likelihoods at scale {scale} rise away from 0", "the distribution is not unimodal")
     deviation = float((mass * symbols**2).sum() - 1 / 12) ** 0.5  # rounding adds the variance of a step
     if scale > 2 and abs(deviation / scale - 1) > 1e-3:
         raise LawBroken(

@@ -92,9 +92,9 @@ def largest_drift(codec: Any, x: Tensor, drifts: Sequence[float] = DRIFTS, *, se
 
 @contextmanager
 def drifting(codec: nn.Module, drift: float, seed: int = 0) -> Iterator[None]:
-    """Disturb the output of every module with weights by random relative errors of up to `drift`.
+    """Disturb the output of every module with parameters of its own by random relative errors of up to `drift`.
 
-    That is what another device, library or number of threads does, made larger. Whole numbers in float64 are left as
+    That is what another device, library or number of threads does, made larger. Integers in float64 are left as
     they are: sums of them are exact on every machine. So are the transforms of pixels, g_a and g_s.
 
     Args:
@@ -112,6 +112,8 @@ def drifting(codec: nn.Module, drift: float, seed: int = 0) -> Iterator[None]:
             return (x.double() * (1 + drift * error.to(x.device))).to(x.dtype)
         if isinstance(x, Mapping):
             return {key: off(value) for key, value in x.items()}
+        if isinstance(x, tuple) and hasattr(x, "_make"):  # a NamedTuple
+            return x._make(map(off, x))
         return type(x)(map(off, x)) if type(x) in (list, tuple) else x
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
@@ -120,7 +122,7 @@ def drifting(codec: nn.Module, drift: float, seed: int = 0) -> Iterator[None]:
     handles = [
         module.register_forward_hook(hook)
         for name, module in codec.named_modules()
-        if module._parameters and not {"g_a", "g_s"} & set(name.split("."))
+        if any(True for _ in module.parameters(recurse=False)) and not {"g_a", "g_s"} & set(name.split("."))
     ]
     try:
         yield
@@ -130,7 +132,7 @@ def drifting(codec: nn.Module, drift: float, seed: int = 0) -> Iterator[None]:
 
 
 def _findings(codec: Any, x: Tensor, drifts: Sequence[float], seed: int) -> Iterator[str]:
-    """What goes wrong at each drift, in words; "" for nothing. Each in a child: garbage ends some coders' process."""
+    """What goes wrong at each drift, in words; "" for nothing. Each in a child: wrong data crashes some coders."""
     coded = code(codec, x, _LAW)
     decoder = attempt(_LAW, "copying the codec", copy.deepcopy, codec)
     expected = _latent(decoder, coded)

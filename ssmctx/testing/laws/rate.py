@@ -28,7 +28,7 @@ def assert_real_bits(
     """Real bits match forward's estimate, and the user's own rate functions.
 
     Real bits are 8 * the bytes of all streams, however nested; estimated bits are -log2 of all likelihoods, summed.
-    They lie within `relative` and `slack_bytes` an image of each other. The law is required of a trained model on
+    They lie within `relative` and `slack_bytes` per image of each other. The law is required of a trained model on
     inputs like those it was trained on: where latents are far from what the model expects, likelihoods are clipped
     and the coder escapes.
 
@@ -78,8 +78,8 @@ def assert_real_bits(
         if not abs(reported - real) <= relative * real + slack:
             raise LawBroken(
                 _LAW,
-                f"bpp_of reports {reported:.0f} bits ({reported / count:.4g} a pixel), "
-                f"the streams have {real} ({real / count:.4g} a pixel)",
+                f"bpp_of reports {reported:.0f} bits ({reported / count:.4g} per pixel), "
+                f"the streams have {real} ({real / count:.4g} per pixel)",
                 "len() of a nested list counts lists, not bytes: sum len(stream) over all streams; or one latent or "
                 "the factor 8 is missing",
             )

@@ -102,7 +102,7 @@ def _is(updated: bool) -> str:
 
 
 def _trained(factory: Callable[[], Any]) -> Any:
-    """A codec whose weights are not those that the factory gives to all."""
+    """A codec whose weights differ from the factory's."""
     codec = factory()
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
