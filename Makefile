@@ -1,4 +1,4 @@
-# Every target makes .venv first. On a fresh machine `make demo` and `make test` are all one needs.
+# Every target makes .venv first: on a fresh machine `make demo` or `make test` is enough.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
 BIN := .venv/bin
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs

@@ -149,7 +149,7 @@ def compare(mean: float, spread: float, rounds: int) -> dict[str, object]:
 
 
 def check(good: bool, message: str) -> None:
-    """Leave before anything is timed that is not right."""
+    """Exit if a result is wrong, before timing it."""
     if not good:
         raise SystemExit(f"not timed: {message}")
 

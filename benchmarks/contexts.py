@@ -8,7 +8,7 @@ The latents of one encoder are computed once, rounded to integers and kept. Ever
 all reconstruct the same images and only bits differ; the codec's own symbols, round(y - mean), would not be comparable.
 The coder takes a mean of 1/32 steps into its tables. Hyperprior, batches and learning rate are the same for all.
 
-A run is a file in --out. A second process may work in the same folder: it passes over what the first one trains.
+A run is a file in --out. A second process may work in the same folder: it skips runs in progress.
 An interrupted command continues when run again. "decode" in the table is `MambaICEntropyModel.decompress` with these
 weights, coder included. --minutes is CPU time of the process, so that
 contexts can be compared at equal time, too.
@@ -34,14 +34,13 @@ from frozen.model import FrozenModel
 from frozen.rate import cost, drift, real_bytes, times
 from frozen.report import grouped, plot, read_results, text_table
 from frozen.train import Plan, make_model, read_run, train
+from mambaic.bundled import bundled_path
 from measure import machine
 
 from ssmctx import registry
-from ssmctx.errors import SsmctxError
+from ssmctx.errors import ArgumentError, SsmctxError, UnknownNameError
 from ssmctx.files import write_whole
 
-ROOT = Path(__file__).resolve().parents[1]
-CHECKPOINT = ROOT / "examples/mambaic/checkpoints/tiny-mse-0.0035.pt"
 SKIPPED = ("released",)  # refines y_hat, which is fixed here
 
 
@@ -50,9 +49,10 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parse.add_argument
     add("--out", type=Path, default=Path("runs/contexts"), help="folder of latents and runs (default %(default)s)")
-    add("--codec", default=str(CHECKPOINT), help="checkpoint.pt or module:function with a g_a (default: the bundled)")
-    add("--train", type=Path, default=ROOT.parent / "shared/data/train", help="images to train on")
-    add("--test", type=Path, default=ROOT.parent / "shared/data/kodak", help="images to evaluate on")
+    codec = str(bundled_path("tiny"))
+    add("--codec", default=codec, help="checkpoint.pt or module:function with a g_a (default: the bundled tiny)")
+    add("--train", type=Path, help="images to train on; needed once, then --out holds their latents")
+    add("--test", type=Path, help="images to evaluate on; needed once as well")
     add("--contexts", nargs="+", help='names with keywords, as in "carried-state:scales=integer" (default: all)')
     add("--distributions", nargs="+", default=["laplace"], help="what y is coded with (default %(default)s)")
     add("--seeds", nargs="+", type=int, default=[0], help="of weights and batches (default %(default)s)")
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--crop", type=int, default=16, help="side of the crops in latent positions (default %(default)s)")
     add("--rate", type=float, default=1e-3, help="highest learning rate (default %(default)s)")
     add("--plugin", action="append", default=[], help="module to import first, which registers contexts")
-    add("--time", action="store_true", help="time all trained contexts in turns; do not use the machine meanwhile")
+    add("--time", action="store_true", help="time all trained contexts alternately; do not use the machine meanwhile")
     add("--drift", action="store_true", help="count the images that survive drift in the decoder, for --contexts")
     add("--rounds", type=int, default=15, help="of --time (default %(default)s)")
     add("--json", type=Path, help="write the table there, too")
@@ -101,7 +101,10 @@ def trained(latents: Latents, folder: Path, contexts: Collection[str] | None = N
             found.setdefault((plan.context, plan.distribution), (path, plan))
     models = {}
     for path, plan in found.values():
-        model = make_model(plan, latents)
+        try:
+            model = make_model(plan, latents)
+        except UnknownNameError as error:
+            raise ArgumentError(f"{path}: {error}; give the module that registers it with --plugin") from None
         model.load_state_dict(read_run(path.with_name(f"{plan.name}.pt"), plan, latents)["model"])
         model.update()
         models[path] = model

@@ -1,7 +1,7 @@
 """Does a file decode where numbers differ? Encode in one setting, decode in others, and measure how far scales drift.
 
     python benchmarks/decode_anywhere.py model.pt images/
-    python benchmarks/decode_anywhere.py model.pt images/ --json benchmarks/results/decode-anywhere.json
+    python benchmarks/decode_anywhere.py tiny kodak/ --json benchmarks/results/decode-anywhere.json
 
 Settings are scan backends, numbers of threads and devices. Every pair of them is tried: all images are encoded in
 the one and decoded in the other, through the bytes of a `.sic` file. Symbols are exact or the decoder says so; pixels
@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC
+from mambaic.files import load
 from mambaic.images import find_images, read_image, to_float
 
 from ssmctx.distributions import ScaleGrid
@@ -121,11 +121,11 @@ def exchange(model: MambaIC, images: list[Path], settings: dict[str, Setting], r
 def main() -> None:
     """Run the check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", help="a file, or the name of a bundled one, base or tiny")
     parser.add_argument("images", type=Path, help="a folder")
     parser.add_argument("--json", type=Path, help="also write the results here")
     options = parser.parse_args()
-    images, model = find_images(options.images), load_model(options.checkpoint)
+    images, model = find_images(options.images), load(options.checkpoint)
     report: dict[str, object] = {"machine": machine(), "pictures": len(images), "guard_band": DEFAULT_BAND}
     exchange(model, images, SETTINGS, report)
     base = next(iter(SETTINGS))

@@ -1,4 +1,4 @@
-"""What `import ssmctx` takes on top of `import torch`: fresh interpreters in turns, medians.
+"""What `import ssmctx` takes on top of `import torch`: fresh interpreters, alternating; medians.
 
 python benchmarks/import_time.py --json benchmarks/results/import.json
 """
@@ -20,7 +20,7 @@ from ssmctx.files import write_whole
 PROGRAMS = {
     "torch": "import torch",
     "torch, then ssmctx": "import torch, ssmctx",
-    "and its entropy model": "import torch, ssmctx; ssmctx.MambaICEntropyModel",
+    "torch, ssmctx and MambaICEntropyModel": "import torch, ssmctx; ssmctx.MambaICEntropyModel",
 }
 
 

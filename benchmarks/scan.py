@@ -4,7 +4,7 @@
     python benchmarks/scan.py --device cuda        # on a GPU, with mamba-ssm's kernel if it is installed
     python benchmarks/scan.py --json benchmarks/results/scan.json
 
-Every contender must first agree with the float64 reference, outputs and gradients; one that does not is not timed.
+Every contender must first agree with the float64 reference, outputs and gradients; those that disagree are not timed.
 Peers: the loop of mamba_ssm's `selective_scan_ref` in torch, as it stands and with a better memory layout, mambapy's
 parallel scan (pip install mambapy), and on a GPU mamba_ssm's CUDA kernel.
 """
@@ -166,7 +166,6 @@ def compare(values: dict[str, Tensor], device: str, rounds: int) -> list[dict[st
             "forward_backward_s": times_both[name],
             "forward_backward_ratio": times_both[name] / times_both[first],
             "peak_over_inputs": over(peak_bytes(forwards[name], device), inputs),
-            "peak_backward_over_inputs": over(peak_bytes(both[name], device), inputs),
         }
         for name in scans
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 
@@ -75,11 +76,11 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(folder, capsys):
         ("compress a.png --checkpoint none.pt", "CheckpointError: no checkpoint none.pt"),
         (
             "compress a.png --checkpoint tiny --quality 30",
-            "this checkpoint has one rate, so that --quality has nothing to choose",
+            "this checkpoint is single-rate, so --quality does not apply: omit it",
         ),
         (
             "compress a.png --checkpoint tiny --target-bpp 1",
-            "one rate, which only refinement changes: give --effort 3, or take",
+            "single-rate, so only refinement changes its rate: give --effort 3 or use",
         ),
     ],
 )
@@ -186,9 +187,9 @@ def test_eval_makes_a_curve_of_a_checkpoint_of_many_rates(tmp_path, monkeypatch)
     write_png(tmp_path / "a.png", sample_image(20, 30))
     codec = codec_of(qualities=3)
     codec.lmbda, codec.preset, codec.variant = [0.01, 0.02, 0.04], "x", "y"
-    monkeypatch.setattr(evaluation, "load_model", lambda *_: codec)
-    monkeypatch.setattr(evaluation, "read_checkpoint", lambda _: {"preset": "x", "variant": "y", "training": {}})
+    monkeypatch.setattr(evaluation, "load", lambda *_: codec)
     content = evaluation.evaluate(["many.pt"], tmp_path)
+    assert content["name"] == "ssmctx x y"
     assert content["meta"]["qualities"] == [0, 50, 100]
     assert content["meta"]["lambdas"] == pytest.approx([0.01, 0.02, 0.04])
     assert content["results"]["bpp"] == sorted(content["results"]["bpp"])
@@ -196,3 +197,12 @@ def test_eval_makes_a_curve_of_a_checkpoint_of_many_rates(tmp_path, monkeypatch)
     assert refined["meta"]["effort"] == 1
     assert "bpp-estimated" not in refined["results"]
     assert refined["results"]["bpp"][0] != content["results"]["bpp"][2]
+
+
+def test_eval_takes_a_bundled_checkpoint_by_name(folder):
+    assert run("eval --data . --checkpoint base --quality 0 --json base.json") == 0
+    content = json.loads((folder / "base.json").read_text())
+    assert content["name"] == "ssmctx base mambaic"
+    assert content["meta"]["qualities"] == [0]
+    data = load_bundled("base").encode(read_image(folder / "a.png"), 0.0)
+    assert content["images"]["a.png"]["bytes"] == [len(data)]

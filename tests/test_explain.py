@@ -171,6 +171,26 @@ def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, 
         explain(checkpoint, tmp_path / "p.png", tmp_path, position=(5, 0))
 
 
+def rows_of(monkeypatch, *arguments, **keywords) -> list[str]:
+    """Labels of the receptive fields that `explain` draws."""
+    drawn = []
+    monkeypatch.setattr("mambaic.explain.plot_receptive_fields", lambda fields, *_: drawn.append(list(fields)))
+    monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)
+    explain(*arguments, **keywords)
+    return drawn[0]
+
+
+def test_explain_says_which_codec_has_window_attention(checkpoint, tmp_path, monkeypatch):
+    """A bundled checkpoint goes by its name; that of `base` has no attention to take out."""
+    write_png(tmp_path / "p.png", sample_image(48, 64))
+    given = monkeypatch, "base", tmp_path / "p.png", tmp_path
+    assert rows_of(*given) == ["without window attention"]
+    assert rows_of(*given, compare=checkpoint) == ["without window attention", "compared: with window attention"]
+    given = monkeypatch, checkpoint, tmp_path / "p.png", tmp_path
+    assert rows_of(*given) == ["with window attention", "attention taken out"]
+    assert rows_of(*given, compare="base") == ["with window attention", "compared: without window attention"]
+
+
 def test_explain_with_a_slice_that_is_not_there(checkpoint, tmp_path):
     write_png(tmp_path / "p.png", sample_image(32, 32))
     with pytest.raises(ArgumentError, match="there is no slice 5: the model has slices 0 to 4"):

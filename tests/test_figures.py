@@ -172,9 +172,19 @@ def test_tables_of_the_paper_name_variants():
     "command", ["eval", "classical", "bdrate", "plot", "plot-sizes", "latency", "ablate", "explain"]
 )
 def test_help_names_every_flag_with_what_it_does(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
+    for prog in ("mambaic", "mambaic_full.py"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"], prog)
+        assert stop.value.code == 0
+        text = capsys.readouterr().out
+        assert f" {prog} {command} " in text.partition("examples:")[2]
+        assert text.count("--") >= 4
+
+
+@pytest.mark.parametrize("prog", ["mambaic", "mambaic_full.py"])
+def test_help_shows_commands_and_examples_under_the_name_that_was_called(prog, capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"], prog)
     text = capsys.readouterr().out
-    assert "mambaic_full.py " + command in text.partition("examples:")[2]
-    assert text.count("--") >= 4
+    assert f"  {prog} compress photo.png photo.sic " in text.partition("examples:")[2]
+    assert "compress" in text.partition("examples:")[0]

@@ -78,6 +78,8 @@ def test_latents_of_another_codec_are_refused(folder, latents):
     (folder / "damaged.pt").write_bytes(b"no")
     with pytest.raises(CheckpointError, match="is damaged"):
         cached_latents(folder / "damaged.pt", f"{__name__}:small_codec", folder / "train", folder / "test")
+    with pytest.raises(ArgumentError, match=r"x\.pt does not exist yet: give folders of images with --train"):
+        cached_latents(folder / "x.pt", f"{__name__}:small_codec", folder / "train", None)
     with pytest.raises(ArgumentError, match="an encoder g_a is needed"):
         cached_latents(folder / "x.pt", f"{__name__}:no_codec", folder / "train", folder / "test")
     with pytest.raises(ArgumentError, match=r"takes a checkpoint\.pt or module:function, got 'nonsense'"):
@@ -211,8 +213,13 @@ def test_the_command_trains_rates_resumes_and_tells(folder, latents, tmp_path, m
     assert drifts["carried-state:scales=integer,dim=8,means_only=1"]["0.01"] == 2
     assert all(drift["1e-07"] <= 2 for drift in drifts.values())
     assert (tmp_path / "plot.png").stat().st_size > 1000
+    assert all((row["batch"], row["crop"], row["rate"]) == (1, 3, 1e-3) for row in rows)
     monkeypatch.setattr(bench, "train", None)  # nothing is trained again
     bench.main()
+    other = tmp_path / "a.result.json"
+    other.write_text(json.dumps({"plan": vars(replace(PLAN, context="mine"))}))
+    with pytest.raises(ArgumentError, match=r"a\.result\.json: unknown context 'mine'.*; give the .* with --plugin"):
+        bench.trained(latents, tmp_path)
 
 
 def test_rows_of_several_seeds_have_a_mean_and_a_spread():

@@ -32,7 +32,7 @@ def test_train_replaces_no_training(photos, tmp_path, capsys, there):
     (tmp_path / there).write_bytes(b"work of hours")
     assert run(*short(photos, tmp_path / "tiny.pt")) == 2
     told = capsys.readouterr().err
-    assert f"{there} is there already and would be replaced: go on from there with --resume" in told
+    assert f"{there} already exists: go on from there with --resume" in told
     assert "--overwrite" in told
     assert content(tmp_path) == {there: b"work of hours"}
 
@@ -40,14 +40,14 @@ def test_train_replaces_no_training(photos, tmp_path, capsys, there):
 def test_train_of_several_looks_at_all_before_it_begins(photos, tmp_path, capsys):
     (tmp_path / "x-q2.pt").write_bytes(b"work of hours")
     assert run(*short(photos, tmp_path / "x.pt"), "--quality", 1, 2) == 2
-    assert "x-q2.pt is there already" in capsys.readouterr().err
+    assert "x-q2.pt already exists" in capsys.readouterr().err
     assert content(tmp_path) == {"x-q2.pt": b"work of hours"}
 
 
 def test_a_resume_without_anything_to_go_on_from_replaces_no_checkpoint(photos, tmp_path, capsys):
     (tmp_path / "tiny.pt").write_bytes(b"work of hours")
     assert run(*short(photos, tmp_path / "tiny.pt"), "--resume") == 2
-    assert "tiny.train.pt, without which --resume starts from scratch" in capsys.readouterr().err
+    assert "tiny.train.pt; --resume needs it" in capsys.readouterr().err
     assert content(tmp_path) == {"tiny.pt": b"work of hours"}
 
 
@@ -71,7 +71,7 @@ def test_results_are_not_replaced(photos, tmp_path, capsys):
     classical = ["classical", "--data", photos, "--out", tmp_path, "--codecs", "jpeg"]
     for command in (classical, ["eval", "--data", photos, "--checkpoint", "none.pt", "--json", tmp_path / "eval.json"]):
         assert run(*command) == 2
-        assert ".json is there already and would be replaced: move" in capsys.readouterr().err
+        assert ".json already exists: move" in capsys.readouterr().err
     assert run(*classical, "--overwrite") == 0
     assert json.loads((tmp_path / "jpeg.json").read_text())["name"] == "JPEG"
 
@@ -79,4 +79,4 @@ def test_results_are_not_replaced(photos, tmp_path, capsys):
 def test_the_demo_keeps_what_it_trained(tmp_path, capsys):
     (tmp_path / "tiny.pt").write_bytes(b"work of hours")
     assert run("demo", "--train", "--out", tmp_path) == 2
-    assert "tiny.pt is there already" in capsys.readouterr().err
+    assert "tiny.pt already exists" in capsys.readouterr().err

@@ -19,30 +19,6 @@ from ssmctx.registry import Registry
 CONFIGURATION = ROOT / "mkdocs.yml"
 FOLDER = Path("docs/reference")
 MAIN_API = (ROOT / "ssmctx" / "__init__.py").read_text()
-TITLES = {
-    "ssmctx": "Main API",
-    "ssmctx.layers": "Layers",
-    "ssmctx.layers.foundation": "Layers: foundation blocks",
-    "ssmctx.layers.transforms": "Layers: transforms",
-    "ssmctx.context": "Contexts",
-    "ssmctx.scan": "Scan",
-    "ssmctx.distributions": "Distributions",
-    "ssmctx.distributions.tables": "Coding tables",
-    "ssmctx.distributions.exact": "Exact arithmetic",
-    "ssmctx.entropy": "Entropy models",
-    "ssmctx.entropy.coders": "Coders",
-    "ssmctx.entropy.rans": "rANS",
-    "ssmctx.codec": "Codec",
-    "ssmctx.compat.compressai": "CompressAI",
-    "ssmctx.compat.released": "Released checkpoint",
-    "ssmctx.files": "Writing files",
-    "ssmctx.stages": "Stages",
-    "ssmctx.registry": "Registries",
-    "ssmctx.errors": "Errors",
-    "ssmctx.testing": "Testing",
-    "ssmctx.testing.strategies": "Testing: strategies",
-    "ssmctx.testing.suite": "Testing: suite",
-}
 OPENING = """\
 # Reference
 
@@ -69,7 +45,7 @@ def pages() -> dict[Path, str]:
     package = griffe.load("ssmctx", search_paths=[str(ROOT)], resolve_aliases=True)
     index, made = [OPENING], {}
     for module, members in public().items():
-        index += [f"\n## {TITLES[module]}\n", f"`{module}`\n", "| name | what it is |", "|---|---|"]
+        index += [f"\n## {MODULES[module]}\n", f"`{module}`\n", "| name | what it is |", "|---|---|"]
         for name in members:
             made[FOLDER / module / f"{name}.md"] = f"::: {target(module, name)}\n" + registered(package, module, name)
             index.append(f"| [`{name}`]({module}/{name}.md) | {summary(package, target(module, name))} |")
@@ -110,7 +86,7 @@ def configuration() -> str:
     after = rest.partition(END)[2]
     lines = ["  - Reference:", "      - reference/index.md"]
     for module, members in public().items():
-        lines.append(f"      - {TITLES[module] if ':' not in TITLES[module] else repr(TITLES[module])}:")
+        lines.append(f"      - {MODULES[module] if ':' not in MODULES[module] else repr(MODULES[module])}:")
         lines += [f"          - {name}: reference/{module}/{name}.md" for name in members]
     return before + BEGIN + "\n".join(lines) + "\n" + END + after
 

@@ -30,7 +30,7 @@ FORMAT = "ssmctx-frozen-latents-1"
 
 @dataclass(frozen=True)
 class Latents:
-    """Whole-number latents.
+    """Integer latents.
 
     Attributes:
         train: each (M, H, W) int16, of the training images, flipped and turned in eight ways.
@@ -89,12 +89,12 @@ def _made(name: str) -> nn.Module:
     return made
 
 
-def cached_latents(path: Path, codec: str, train: Path, test: Path) -> Latents:
-    """The latents in the file `path`, which is written first where there is none.
+def cached_latents(path: Path, codec: str, train: Path | None, test: Path | None) -> Latents:
+    """The latents in the file `path`; if it does not exist, those of the images in `train` and `test`, written there.
 
     Raises:
-        ArgumentError: the file holds latents of another codec.
-        CheckpointError: it is no file of ours, or damaged.
+        ArgumentError: the file holds latents of another codec, or does not exist and a folder is not given.
+        CheckpointError: it is not a latents file of this benchmark, or damaged.
     """
     model, name = load_codec(codec)
     if path.exists():
@@ -104,6 +104,8 @@ def cached_latents(path: Path, codec: str, train: Path, test: Path) -> Latents:
                 f"{path} holds latents of {content['codec']}, not of {name}: give another --out, or delete the file"
             )
         return Latents(**content)
+    if train is None or test is None:
+        raise ArgumentError(f"{path} does not exist yet: give folders of images with --train and --test")
     tests = [(file.stem, read_image(file)) for file in find_images(test)]
     latents = Latents(
         [_latent(model, x) for file in tqdm(find_images(train), "training latents") for x in _turned(read_image(file))],

@@ -44,6 +44,7 @@ def _row(group: list[Result]) -> dict[str, Any]:
         "budget": budget,
         "steps": statistics.mean(result["steps"] for result in group),
         "seeds": len(group),
+        **{name: plan[name] for name in ("batch", "crop", "rate")},
         "bpp": statistics.mean(rates),
         "spread": max(rates) - min(rates) if len(rates) > 1 else None,
         "parameters": first["parameters"],

@@ -1,4 +1,4 @@
-"""Coding tables for integers with a mean that is none: one row for each scale and each fraction of the mean."""
+"""Coding tables for integers whose mean is not an integer: one row for each scale and each fraction of the mean."""
 
 from __future__ import annotations
 

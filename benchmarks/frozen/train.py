@@ -27,7 +27,7 @@ _SAVE_EVERY = 120.0  # seconds
 
 @dataclass(frozen=True)
 class Plan:
-    """What one training is, but for its budget in `steps` or CPU `minutes`, one of them 0.
+    """Settings of one training run, with its budget in `steps` or CPU `minutes`, one of them 0.
 
     Attributes:
         context: name in `ssmctx.registry.contexts`, with keywords as in "carried-state:dim=64"; the keyword "scales" is
@@ -163,7 +163,7 @@ def read_run(path: Path, plan: Plan, latents: Latents) -> dict[str, Any]:
     except Exception as error:  # torch.load fails in as many ways as files can be foreign
         raise CheckpointError(f"{path} is damaged ({error}): delete it to train again") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is no training of this benchmark ({FORMAT}): give another --out")
+        raise CheckpointError(f"{path} is not a run of this benchmark ({FORMAT}): give another --out")
     if state["plan"] != asdict(plan) or state["codec"] != latents.codec:
         raise CheckpointError(
             f"{path} is a training of {state['plan']} on {state['codec']}, not of {asdict(plan)} on {latents.codec}: "

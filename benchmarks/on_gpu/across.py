@@ -8,17 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from codec import image, make, make_realistic
+from codec import image, realistic
 from decode_anywhere import drift, exchange
-from mambaic.checkpoint import load_model
-from mambaic.codec import MambaIC
+from mambaic.bundled import load_bundled
 from mambaic.images import find_images, read_image, write_png
 
 from on_gpu.parts import Clock, Save, each
 from on_gpu.plan import Inputs, Plan
 from ssmctx.entropy.guard import DEFAULT_BAND
 
-CHECKPOINT = Path(__file__).resolve().parents[2] / "examples" / "mambaic" / "checkpoints" / "tiny-mse-0.0035.pt"
 _IMAGES = 4
 _COPIES = 4
 
@@ -41,7 +39,7 @@ def crossed(plan: Plan, preset: str, paths: list[Path], trained: bool) -> dict[s
     settings = {"CPU": ("cpu", "cpu", len(os.sched_getaffinity(0)))}
     settings["GPU"] = ("cuda", "auto", settings["CPU"][2]) if plan.device == "cuda" else ("cpu", "torch", 1)
     report: dict[str, Any] = {"pictures": len(paths), "guard_band": DEFAULT_BAND, "trained": trained}
-    model = _model(preset, paths[0], trained)
+    model = load_bundled("tiny") if trained else realistic("paper", preset, read_image(paths[0]))
     exchange(model, paths, settings, report)
     walks = {"CPU -> GPU": ("CPU", 1), f"GPU -> GPU, batch of {_COPIES}": ("GPU", _COPIES)}
     for name, (base, copies) in walks.items():
@@ -49,11 +47,3 @@ def crossed(plan: Plan, preset: str, paths: list[Path], trained: bool) -> dict[s
         largest = moved["largest_relative_drift"]
         report[f"drift, {name}"] = {**moved, "band_over_drift": DEFAULT_BAND / largest if largest else None}
     return report
-
-
-def _model(preset: str, path: Path, trained: bool) -> MambaIC:
-    if trained:
-        return load_model(CHECKPOINT)
-    model = make("paper", preset)
-    make_realistic(model, read_image(path))
-    return model

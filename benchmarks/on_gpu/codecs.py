@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from codec import image, make, make_realistic, measure_model
+from codec import image, measure, realistic
 
 from on_gpu.launches import launches
 from on_gpu.parts import Clock, Save, each
@@ -21,17 +21,13 @@ def measure_codecs(plan: Plan, save: Save, clock: Clock) -> None:
 
 def measured(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:
     """As `benchmarks/codec.py` measures it."""
-    pixels = image(*size, None)
-    model = make("paper", plan.preset)
-    make_realistic(model.to(plan.device), pixels)
-    return measure_model(model, pixels, min(_ROUNDS, plan.rounds), plan.device)
+    return measure("paper", plan.preset, image(*size, None), min(_ROUNDS, plan.rounds), plan.device)
 
 
 def counted(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:
     """Operators, kernels and waits of encoding and decoding."""
     pixels = image(*size, None)
-    model = make("paper", plan.preset)
-    make_realistic(model.to(plan.device), pixels)
+    model = realistic("paper", plan.preset, pixels, plan.device)
     data = model.encode(pixels)
     model.decode(data)
     return {

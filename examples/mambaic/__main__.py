@@ -1,14 +1,4 @@
-"""MambaIC end to end: train the full codec, evaluate it, and turn images into files and back.
-
-mambaic demo
-mambaic train --data photos/ --preset tiny --out tiny.pt
-mambaic eval --data kodak/ --checkpoint tiny.pt --json kodak.json
-mambaic plot kodak.json --out rd.png
-mambaic bdrate mambaic elic --anchor vtm
-mambaic explain photo.png --checkpoint tiny.pt
-mambaic compress photo.png photo.sic --quality 30
-mambaic decompress photo.sic photo.png
-"""
+"""MambaIC end to end: train the full codec, evaluate it, and turn images into files and back."""
 
 from __future__ import annotations
 
@@ -35,6 +25,17 @@ from mambaic.commands import (
 
 os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")
 
+EXAMPLES = """examples:
+  %(prog)s demo
+  %(prog)s compress photo.png photo.sic --quality 50 --effort 3
+  %(prog)s decompress photo.sic photo.png
+  %(prog)s train --data photos/ --preset tiny --lr 1e-3 --out tiny.pt
+  %(prog)s eval --data kodak/ --checkpoint tiny.pt --json kodak.json
+  %(prog)s plot kodak.json --out rd.png
+  %(prog)s bdrate mambaic elic --anchor vtm
+  %(prog)s explain photo.png --checkpoint tiny.pt
+"""
+
 COMMANDS = (
     train,
     evaluate,
@@ -52,7 +53,7 @@ COMMANDS = (
 
 
 def main(arguments: list[str] | None = None, prog: str = "mambaic") -> int:
-    """Run one sub-command; returns the exit code: 0, 2 after a one-line error, or 128 and the signal that ended it."""
+    """Run one sub-command; returns the exit code: 0, 2 after a one-line error, or 128 plus the signal number."""
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict":  # a name that cannot be shown must not end what is done
             stream.reconfigure(errors="backslashreplace")
@@ -90,7 +91,7 @@ def _with_packages(run: Callable[[argparse.Namespace], None], options: argparse.
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=formatter)
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__, epilog=EXAMPLES, formatter_class=formatter)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         sub = commands.add_parser(command.NAME, help=command.HELP, description=command.HELP, formatter_class=_Help)

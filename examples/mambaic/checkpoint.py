@@ -139,4 +139,4 @@ def _read(path: str | Path, form: str) -> dict[str, Any]:
         ) from None
     if not isinstance(content, dict) or content.get("format") != form:
         raise CheckpointError(f"{path} is not a checkpoint of this example ({form}): train one with `train`")
-    return {"variant": "mambaic", **content}  # the first checkpoints knew no variants
+    return {"variant": "mambaic", **content}  # the first checkpoints have no `variant` entry

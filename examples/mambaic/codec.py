@@ -33,10 +33,6 @@ class Preset:
     d_state: int
     drop_path: float
 
-    def describe(self) -> str:
-        """The sizes, for help texts."""
-        return f"N={self.N}, M={self.M}, depths {'-'.join(map(str, self.depths))}"
-
 
 @dataclass(frozen=True)
 class FoldedPreset:
@@ -61,13 +57,6 @@ class FoldedPreset:
     context_dim: int
     d_state: int
     qualities: int
-
-    def describe(self) -> str:
-        """The sizes, for help texts."""
-        return (
-            f"M={self.M}, widths {'-'.join(map(str, self.widths))}, depths {'-'.join(map(str, self.depths))}, "
-            f"{self.qualities} qualities"
-        )
 
 
 PRESETS: dict[str, Preset | FoldedPreset] = {
@@ -97,30 +86,33 @@ class Variant:
 
 
 CONTEXTS = ("none", "channel", "no-wla", "window-4", "window-16", "uneven", "cnn", "transformer")
-VARIANTS = {
-    "mambaic": Variant(),
-    "mambavc": Variant(context="mambavc"),
-    **{f"context-{name}": Variant(context=name) for name in CONTEXTS},
-    **{f"main-{block}": Variant(main=block) for block in ("cnn", "transformer")},
-    **{f"hyper-{block}": Variant(hyper=block) for block in ("cnn", "transformer")},
-    **{f"all-{block}": Variant(block, block, block) for block in ("cnn", "transformer")},
-}
+VARIANTS = (
+    "mambaic",
+    "mambavc",
+    *(f"context-{name}" for name in CONTEXTS),
+    *(f"{part}-{block}" for part in ("main", "hyper", "all") for block in ("cnn", "transformer")),
+)
 """The paper's comparisons: parts left out (table 2), other blocks (tables 3 and A2), other windows (table 4)."""
 
 
 def find_variant(name: str) -> Variant:
-    """A variant of `VARIANTS`, or one with any registered part: context-NAME, main-BLOCK or hyper-BLOCK.
+    """The variant "mambaic" or "mambavc", or one with registered parts: context-NAME, or main-, hyper- or all-BLOCK.
 
     Raises:
-        ArgumentError: neither; the message lists the names.
+        ArgumentError: an unknown name; the message lists the names.
     """
+    if name == "mambaic":
+        return Variant()
+    if name == "mambavc":
+        return Variant(context="mambavc")
     part, _, chosen = name.partition("-")
-    if name in VARIANTS:
-        return VARIANTS[name]
-    if part == "context" and chosen in registry.contexts.names():
+    is_block, is_context = chosen in registry.blocks.names(), chosen in registry.contexts.names()
+    if part == "context" and is_context:
         return Variant(context=chosen)
-    if part in ("main", "hyper") and chosen in registry.blocks.names():
+    if part in ("main", "hyper") and is_block:
         return Variant(main=chosen) if part == "main" else Variant(hyper=chosen)
+    if part == "all" and is_block and is_context:
+        return Variant(chosen, chosen, chosen)
     raise ArgumentError(
         f"unknown variant {name!r}; known: {', '.join(VARIANTS)}; context-NAME with a registered context "
         f"({', '.join(registry.contexts.names())}); main-BLOCK and hyper-BLOCK with a registered block "
@@ -222,8 +214,3 @@ def _silence(layers: Iterable[nn.Module]) -> None:
                 nn.init.zeros_(layer.weight)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-
-
-def describe(preset: str) -> str:
-    """One line about a preset, for help texts."""
-    return f"{preset} ({PRESETS[preset].describe()})"

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from mambaic.bundled import DEFAULT, bundled_path
-from mambaic.checkpoint import load_model
 from mambaic.classical import CODECS, of_size
 from mambaic.codec import MambaIC
 from mambaic.dial import Wish, rates
 from mambaic.errors import TrainingError
 from mambaic.figures import new_figure, plt, save_figure
-from mambaic.files import compress_file
+from mambaic.files import compress_file, load
 from mambaic.images import read_image, write_png
 from mambaic.measure import bits_per_pixel, psnr
 from mambaic.train import Point, TrainingPlan, train
@@ -62,7 +61,7 @@ def demo(out: Path, checkpoint: Path) -> None:
     original = out / f"{HELD_OUT}.png"
     pixels = photographs()[HELD_OUT]
     write_png(original, pixels)
-    codec = load_model(checkpoint)
+    codec = load(checkpoint)
     qualities = (None,) if rates(codec) is None else QUALITIES
     rows = []
     for quality in qualities:

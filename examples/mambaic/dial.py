@@ -67,8 +67,7 @@ def on_dial(codec: ImageCodec, quality: float | None) -> float | None:
         if quality is None:
             return None
         raise ArgumentError(
-            "this checkpoint has one rate, so that --quality has nothing to choose: leave it out, or take a checkpoint "
-            "of many rates"
+            "this checkpoint is single-rate, so --quality does not apply: omit it or use a variable-rate checkpoint"
         )
     wanted = DEFAULT if quality is None else quality
     if not 0 <= wanted <= HIGHEST:
@@ -94,8 +93,8 @@ def _reach(codec: ImageCodec, pixels: Tensor, wish: Wish, progress: Progress | N
     top, reach = (0 if count is None else count - 1), (_REACH if wish.effort else 0.0)
     if count is None and not wish.effort:
         raise ArgumentError(
-            "this checkpoint has one rate, which only refinement changes: give --effort 3, or take a checkpoint of "
-            "many rates"
+            "this checkpoint is single-rate, so only refinement changes its rate: give --effort 3 or use a "
+            "variable-rate checkpoint"
         )
 
     def at(position: float) -> Coded:

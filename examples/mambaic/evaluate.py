@@ -11,9 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mambaic.checkpoint import load_model, read_checkpoint
 from mambaic.dial import on_dial, rates
-from mambaic.files import read_coded
+from mambaic.files import load, read_coded
 from mambaic.images import read_scaled, to_float, usable_images
 from mambaic.measure import facts, quality
 from mambaic.parallel import for_each
@@ -40,14 +39,15 @@ def evaluate(
     """Code and decode every image below a folder with every checkpoint.
 
     Args:
-        checkpoints: one for each point of the curve, in any order; or of many rates, one for several points.
+        checkpoints: files, or names of bundled ones; one for each point of the curve, in any order, or a variable-rate
+            one for several points.
         folder: of images, of any sizes.
         name: of the curve; default the preset and variant of the first checkpoint.
         device: of torch.
         jobs: processes, each with one torch thread, that share the images on a CPU; 1 uses all threads on each.
         scale: evaluate on images made smaller by this factor.
         effort: as `ImageCodec.encode` takes it.
-        qualities: 0 to 100, points of checkpoints of many rates; by default all that were trained.
+        qualities: 0 to 100, points of variable-rate checkpoints; by default all that were trained.
 
     Returns:
         Results in CompressAI's layout (see `mambaic.results.summarise`). "bpp" comes from the size of the file on disk,
@@ -64,13 +64,13 @@ def evaluate(
     """
     if jobs > 1 and torch.device(device).type != "cpu":
         raise ArgumentError(f"{jobs} processes would share one {device}: use --jobs 1 there, or --device cpu")
-    heads = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
-    points = [point for checkpoint in checkpoints for point in _points(checkpoint, qualities)]
+    curve = [_points(checkpoint, qualities) for checkpoint in checkpoints]
+    points = [point for _, own in curve for point in own]
     paths, left_out = usable_images(folder, scale)
     items = [(point, path) for point in points for path in paths]
     rows = for_each(partial(ImageEvaluator, Path(folder), device, scale, effort), items, jobs, "eval")
     figures = [rows[i : i + len(paths)] for i in range(0, len(rows), len(paths))]
-    made = f"{heads[0]['preset']} {heads[0]['variant']}"
+    made = curve[0][0]
     threads = 1 if jobs > 1 else torch.get_num_threads()
     meta = {
         "dataset": Path(folder).name,
@@ -89,22 +89,23 @@ def evaluate(
 
 
 class Point(NamedTuple):
-    """A point of a curve: a checkpoint, and of one of many rates the quality; and lambda there."""
+    """A point of a curve: a checkpoint, the quality if it is variable-rate, and lambda there."""
 
     checkpoint: str | Path
     quality: float | None = None
     lmbda: float | None = None
 
 
-def _points(checkpoint: str | Path, qualities: Sequence[float] | None) -> list[Point]:
-    codec = load_model(checkpoint)
-    count = rates(codec)
+def _points(checkpoint: str | Path, qualities: Sequence[float] | None) -> tuple[str, list[Point]]:
+    """Preset and variant of a checkpoint, and its points."""
+    codec = load(checkpoint)
+    count, made = rates(codec), f"{codec.preset} {codec.variant}"
     if count is None:
         on_dial(codec, qualities[0] if qualities else None)  # which refuses
-        return [Point(checkpoint, None, codec.lmbda)]
+        return made, [Point(checkpoint, None, codec.lmbda)]
     wanted = [100 * i / max(1, count - 1) for i in range(count)] if qualities is None else qualities
     known = codec.lmbda is not None
-    return [Point(checkpoint, q, lambda_at(codec.lmbda, on_dial(codec, q)) if known else None) for q in wanted]
+    return made, [Point(checkpoint, q, lambda_at(codec.lmbda, on_dial(codec, q)) if known else None) for q in wanted]
 
 
 class ImageEvaluator:
@@ -126,7 +127,7 @@ class ImageEvaluator:
         point, path = item
         fresh = self._loaded is None or self._loaded[0] != point.checkpoint
         if fresh:
-            self._loaded = point.checkpoint, load_model(point.checkpoint, self.device)
+            self._loaded = point.checkpoint, load(point.checkpoint, self.device)
         codec, pixels = self._loaded[1], read_scaled(path, self.scale)
         own_quality = None if point.quality is None else on_dial(codec, point.quality)
         if fresh:

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mambaic.bit_maps import bit_maps
-from mambaic.checkpoint import load_model
+from mambaic.codec import MambaIC
 from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
+from mambaic.files import load
 from mambaic.images import read_image, to_float
 from mambaic.receptive_field import receptive_field
+from ssmctx import WindowLocalAttention
 from ssmctx.errors import ArgumentError
 
 
@@ -21,15 +23,16 @@ def explain(
     slice_index: int | None = None,
     compare: str | Path | None = None,
 ) -> list[Path]:
-    """Draw receptive fields with and without window attention, and maps of bits.
+    """Draw receptive fields, with and without window attention if the context has any, and maps of bits.
 
     Args:
-        checkpoint: of the codec.
+        checkpoint: of the codec, a file or the name of a bundled one.
         image: file to look at.
         out: folder for the figures.
         position: (row, column) of the latent; default a non-anchor in its middle.
         slice_index: the slice whose prediction is looked at; default the last.
-        compare: checkpoint of a codec trained without window attention; default the same weights with it taken out.
+        compare: checkpoint of a codec trained without window attention; default the same weights with it, if any, taken
+            out.
 
     Returns:
         The PNG files written.
@@ -37,7 +40,7 @@ def explain(
     Raises:
         ArgumentError: a slice or position that is not there, or a step that reads nothing of the latent.
     """
-    model, pixels = load_model(checkpoint), read_image(image)
+    model, pixels = load(checkpoint), read_image(image)
     x = to_float(pixels)
     order = model.latent_codec.context.order
     last = len(order.slices) - 1
@@ -56,12 +59,12 @@ def explain(
     coded = [bool(order.positions(step, (height, width))[row, column]) for step in range(first, first + order.passes)]
     step = first + coded.index(True)
 
-    other = model if compare is None else load_model(compare)
-    label = "attention taken out" if compare is None else "trained without"
-    fields = {
-        "with window attention": receptive_field(model, x, step, (row, column)),
-        label: receptive_field(other, x, step, (row, column), attention=compare is not None),
-    }
+    fields = {_label(model): receptive_field(model, x, step, (row, column))}
+    if compare is not None:
+        other = load(compare)
+        fields[f"compared: {_label(other)}"] = receptive_field(other, x, step, (row, column))
+    elif _has_attention(model):
+        fields["attention taken out"] = receptive_field(model, x, step, (row, column), attention=False)
     part = maps[step].part
     title = f"What predicts slice {slice_index}, {part}, at row {row}, column {column} of the latent"
     field_path = out / f"receptive-field-slice{slice_index}-{part}-{row}-{column}.png"
@@ -73,3 +76,11 @@ def explain(
         written.append(out / f"bits-slice{bits.slice_index}-{bits.part}.png")
         plot_bit_map(bits, maps, pixels, written[-1])
     return written
+
+
+def _has_attention(model: MambaIC) -> bool:
+    return any(isinstance(module, WindowLocalAttention) for module in model.latent_codec.context.modules())
+
+
+def _label(model: MambaIC) -> str:
+    return f"{'with' if _has_attention(model) else 'without'} window attention"

@@ -95,11 +95,15 @@ def bundled_writer(data: bytes) -> MambaIC:
 _kept = functools.cache(load_bundled)
 
 
-def load(checkpoint: str | Path | None) -> MambaIC:
-    """The codec of a checkpoint: a file, or the name of a bundled one; None for the default."""
+def load(checkpoint: str | Path | None, device: str = "cpu") -> MambaIC:
+    """The codec of a checkpoint: a file, or the name of a bundled one; None for the default.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be used.
+    """
     if checkpoint is None or str(checkpoint) in BUNDLED:
-        return load_bundled(DEFAULT if checkpoint is None else str(checkpoint))
-    return load_model(checkpoint)
+        return load_bundled(DEFAULT if checkpoint is None else str(checkpoint), device)
+    return load_model(checkpoint, device)
 
 
 def targets(names: Sequence[Path], out: Path | None, ending: str) -> list[tuple[Path, Path]]:

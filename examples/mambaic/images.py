@@ -203,11 +203,6 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels[None].float() / 255
 
 
-def to_pixels(x: Tensor) -> Tensor:
-    """A batch of one in [0, 1] as uint8 pixels (3, H, W)."""
-    return (x[0] * 255).round().to(torch.uint8)
-
-
 def as_pillow(pixels: Tensor) -> Image.Image:
     """uint8 pixels (3, H, W) as a Pillow image."""
     return Image.fromarray(pixels.permute(1, 2, 0).cpu().numpy())

@@ -1,4 +1,4 @@
-"""What a training tells: a bar or plain lines on stderr, a table beside the checkpoint, TensorBoard on request."""
+"""Training log: a bar or plain lines on stderr, a table beside the checkpoint, TensorBoard on request."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ NAME = "ablate"
 HELP = "train several variants with equal steps or equal time, over several seeds, and print a table"
 EXAMPLES = """examples:
   the paper's table 2, mean and spread over three seeds
-    mambaic_full.py ablate --data photos/ --test-data kodak/ --table 2 --steps 20000
+    %(prog)s --data photos/ --test-data kodak/ --table 2 --steps 20000
   two variants for an hour each, with BD-rates, which take four lambdas
-    mambaic_full.py ablate --data photos/ --test-data kodak/ --variants mambaic context-cnn --minutes 60 \\
+    %(prog)s --data photos/ --test-data kodak/ --variants mambaic context-cnn --minutes 60 \\
         --lambda 0.0035 0.0067 0.013 0.025
 """
 _OUT = "folder for checkpoints, results and table.md; a call with the same plan continues an earlier one"

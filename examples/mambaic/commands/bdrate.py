@@ -9,8 +9,8 @@ from mambaic.commands.notes import check_same_images
 
 NAME, HELP = "bdrate", "BD-rate of curves against an anchor; negative means fewer bits for the same quality"
 EXAMPLES = """examples:
-  mambaic_full.py bdrate ours.json mambaic elic --anchor vtm
-  mambaic_full.py bdrate ours.json --anchor before.json --metric ms-ssim
+  %(prog)s ours.json mambaic elic --anchor vtm
+  %(prog)s ours.json --anchor before.json --metric ms-ssim
 """
 
 

@@ -10,8 +10,7 @@ from mambaic.commands.types import count, scale
 
 NAME, HELP = "classical", "measure JPEG, WebP and AVIF, by Pillow, on a folder of images"
 EXAMPLES = """examples:
-  mambaic_full.py classical --data kodak/ --out classical/
-  mambaic_full.py plot ours.json classical/*.json --published vtm --out rd.png
+  %(prog)s --data kodak/ --out classical/
 """
 
 
@@ -28,7 +27,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure each codec and write its file; one that this Pillow lacks ends the command."""
+    """Measure each codec and write its file; a format that Pillow does not support ends the command."""
     from mambaic.classical import measure
     from mambaic.curves import LABELS, Curve, write_curve
 

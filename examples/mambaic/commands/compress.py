@@ -34,9 +34,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="FOLDER", help="folder for the files of all images, each under its image's name")
     add("--checkpoint", help="a checkpoint of `train`, or the name of a bundled one, base (the default) or "
         "tiny. A file decodes with the checkpoint that wrote it")  # fmt: skip
-    add("--effort", type=effort, default=0, metavar="0-9", help="how long to search for a smaller file: 0 does not; "
-        "1 to 9 refine in 3 to 100 steps, 3 in ten. At equal PSNR that saves 2 %% of the bits with base, a fifth with "
-        "tiny")  # fmt: skip
+    add("--effort", type=effort, default=0, metavar="0-9", help="how long to search for a smaller file: 0 does not "
+        "search; 1 to 9 refine in 3 to 100 steps, 3 in ten. At equal PSNR that saves 5 %% of the bits with base, a "
+        "fifth with tiny")  # fmt: skip
     wish = parser.add_mutually_exclusive_group()
     wish.add_argument("--quality", type=quality, metavar="0-100", help="for a variable-rate checkpoint: 0 for the "
                       "smallest file, 100 for the best image; default 50")  # fmt: skip
@@ -44,8 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
                       "pixel; tries several qualities")  # fmt: skip
     wish.add_argument("--target-psnr", type=positive, metavar="DB", help="the smallest file of at least this PSNR; "
                       "tries several qualities")  # fmt: skip
-    add("--reconstruction", type=Path, help="of one image, also write what the decoder will see, in the formats of "
-        "`decompress`")  # fmt: skip
+    add("--reconstruction", type=Path, help="for a single image: also write the decoded image, in any format that "
+        "`decompress` writes")  # fmt: skip
     add("--jobs", type=count, default=1, help="images at a time, each on one core; 1 uses all cores on each")
 
 

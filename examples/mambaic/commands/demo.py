@@ -16,7 +16,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for all files it makes")
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--checkpoint", type=Path, help="another model to code with")
+    which.add_argument("--checkpoint", type=Path, help="a checkpoint of `train`, or the name of a bundled one, base "
+                       "(the default) or tiny")  # fmt: skip
     which.add_argument("--train", action="store_true", help="first train tiny on other photographs, and code with that")
     parser.add_argument("--minutes", type=positive, default=5.0, help="with --train: how long")
     parser.add_argument("--steps", type=count, default=None, help="with --train: this many steps at most")

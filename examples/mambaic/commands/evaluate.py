@@ -11,11 +11,11 @@ from mambaic.commands.types import count, effort, quality, scale
 NAME, HELP = "eval", "code and decode a folder of images through real files"
 EXAMPLES = """examples:
   one image after the other, all cores on each, for times that mean something
-    mambaic_full.py eval --data kodak/ --checkpoint l1.pt l2.pt l3.pt l4.pt --json ours.json
+    %(prog)s --data kodak/ --checkpoint l1.pt l2.pt l3.pt l4.pt --json ours.json
   rates and qualities as fast as eight cores go
-    mambaic_full.py eval --data clic/ --checkpoint l1.pt --jobs 8
+    %(prog)s --data clic/ --checkpoint l1.pt --jobs 8
   a variable-rate checkpoint makes a curve alone; with ten steps of refinement for each image
-    mambaic_full.py eval --data kodak/ --checkpoint base.pt --quality 0 25 50 75 100 --effort 3 --json base.json
+    %(prog)s --data kodak/ --checkpoint base --quality 0 25 50 75 100 --effort 3 --json base.json
   CompressAI's tools read the result
     python -m compressai.utils.plot -f ours.json -m psnr -o rd.png
 """
@@ -26,10 +26,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument
     add("--data", type=Path, required=True, help="folder of images, searched at any depth")
-    add("--checkpoint", type=Path, nargs="+", required=True, help="what `train` wrote; several make one curve")
-    add("--quality", type=quality, nargs="+", default=None, metavar="0-100", help="points of a checkpoint of "
-        "many rates; default all that it was trained at")  # fmt: skip
-    add("--effort", type=effort, default=0, metavar="0-9", help="of the encoder, as in `compress`")
+    add("--checkpoint", type=Path, nargs="+", required=True, help="checkpoints of `train`, or names of bundled ones, "
+        "base or tiny; several make one curve")  # fmt: skip
+    add("--quality", type=quality, nargs="+", default=None, metavar="0-100", help="qualities to evaluate, for a "
+        "variable-rate checkpoint; default: all trained ones")  # fmt: skip
+    add("--effort", type=effort, default=0, metavar="0-9", help="encoder effort, as in `compress`")
     add("--json", type=Path, default=None, help="write all figures to this file, in CompressAI's layout")
     add("--overwrite", action="store_true", help="replace an existing --json")
     add("--name", default=None, help="of the curve; default the codec's preset and variant")

@@ -10,7 +10,7 @@ from mambaic.commands.outputs import check_outputs
 
 NAME, HELP = "latency", "table of encode and decode times beside BD-rates (the paper's table 1), in Markdown"
 EXAMPLES = """examples:
-  mambaic_full.py latency ours.json classical/jpeg.json vtm --anchor vtm
+  %(prog)s ours.json classical/jpeg.json vtm --anchor vtm
 """
 
 

@@ -63,7 +63,7 @@ def keep(paths: Iterable[Path], overwrite: bool, instead: str) -> None:
     there = [str(path) for path in paths if path.is_file()]
     if there and not overwrite:
         raise ArgumentError(
-            f"{', '.join(there)} {'is' if len(there) == 1 else 'are'} there already and would be replaced: {instead}, "
+            f"{', '.join(there)} already exist{'s' if len(there) == 1 else ''}: {instead}, "
             "choose another name, or give --overwrite"
         )
 

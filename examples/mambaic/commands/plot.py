@@ -10,9 +10,9 @@ from mambaic.commands.types import png, positive
 
 NAME, HELP = "plot", "plot your curves over published ones, quality over rate"
 EXAMPLES = """examples:
-  mambaic_full.py plot ours.json --out rd.png
-  mambaic_full.py plot ours.json before.json --published vtm mambaic tcm-large --max-bpp 0.6 --out rd.png
-  mambaic_full.py plot ours.json --metric ms-ssim --published vtm hyperprior-ms-ssim --out ms-ssim.png
+  %(prog)s ours.json --out rd.png
+  %(prog)s ours.json before.json --published vtm mambaic tcm-large --max-bpp 0.6 --out rd.png
+  %(prog)s ours.json --metric ms-ssim --published vtm hyperprior-ms-ssim --out ms-ssim.png
 """
 
 
@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=None,
         help="names of published curves behind yours (`bdrate --list` prints them); default a selection on Kodak, "
-        "without a name none",
+        "give no name to draw none",
     )
     add(
         "--max-bpp",

@@ -11,9 +11,9 @@ from mambaic.commands.types import png
 NAME, HELP = "plot-sizes", "plot BD-rate against image size (the paper's figure 1)"
 EXAMPLES = """examples:
   published curves, on Kodak, Tecnick and CLIC
-    mambaic_full.py plot-sizes dcae tecnick/dcae clic/dcae --anchor vtm tecnick/vtm clic/vtm --out sizes.png
+    %(prog)s dcae tecnick/dcae clic/dcae --anchor vtm tecnick/vtm clic/vtm --out sizes.png
   yours against JPEG on smaller copies of the same images (see `eval --scale` and `classical --scale`)
-    mambaic_full.py plot-sizes half.json whole.json --anchor half/jpeg.json whole/jpeg.json --out sizes.png
+    %(prog)s half.json whole.json --anchor half/jpeg.json whole/jpeg.json --out sizes.png
 """
 
 

@@ -12,9 +12,9 @@ from mambaic.commands.types import count, positive, whole
 NAME, HELP = "train", "train a codec on a folder of images"
 EXAMPLES = """examples:
   on a laptop, ten minutes
-    mambaic_full.py train --data photos/ --out tiny.pt --lr 1e-3 --schedule cosine --minutes 10
+    %(prog)s --data photos/ --out tiny.pt --lr 1e-3 --schedule cosine --minutes 10
   as the paper does, on eight GPUs, all six lambdas, and again after a kill
-    accelerate launch --num_processes 8 mambaic_full.py train --data flickr30k/ --out full.pt --preset full \\
+    accelerate launch --num_processes 8 -m mambaic train --data flickr30k/ --out full.pt --preset full \\
         --quality 1 2 3 4 5 6 --resume
 """
 
@@ -24,8 +24,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
     add = parser.add_argument_group("what to train").add_argument
     add("--data", type=Path, required=True, help="folder of images, searched at any depth")
-    add("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write; of several, their common beginning")
-    add("--preset", default="tiny", help="size of the codec: tiny, small, full (the paper's) or base (fast, all rates)")
+    add("--out", type=Path, default=Path("mambaic.pt"), help="checkpoint to write; with several lambdas, the common "
+        "prefix")  # fmt: skip
+    add("--preset", default="tiny", help="size of the codec: tiny, small, full (the paper's) or base (variable "
+        "rate, 21 kMAC per pixel)")  # fmt: skip
     add("--variant", default="mambaic", help="what the codec is made of; an unknown name lists them all")
     add("--metric", default="mse", help="distortion: mse or ms-ssim")
     add(
@@ -47,10 +49,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--lmbda-range",
         type=positive,
         nargs=2,
-        help="of presets with qualities: first and last lambda (default: 0.001 0.032, for ms-ssim 1.2 38.4)",
+        help="for variable-rate presets: smallest and largest lambda (default: 0.001 0.032, for ms-ssim 1.2 38.4)",
         metavar="L",
     )
-    add("--chain", action="store_true", help="of several, start each from the weights of the one before")
+    add("--chain", action="store_true", help="with several lambdas, start each run from the previous run's weights")
 
     group = parser.add_argument_group("how long")
     add, add_one = group.add_argument, group.add_mutually_exclusive_group().add_argument
@@ -71,7 +73,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=count, default=8, help="crops in a step, of all processes together")
     add("--crop", type=count, default=256, help="side of the random crops, in pixels")
     add("--last-crop", type=count, help="side of the crops at the end of the run (default: --crop)")
-    add("--last-part", type=float, default=0.2, help="how much of the run is that end")
+    add("--last-part", type=float, default=0.2, help="fraction of the run that uses --last-crop")
     add(
         "--optimiser",
         default="adam",
@@ -79,7 +81,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--lr", type=positive, default=1e-4, help="learning rate; use 1e-3 for tiny")
     add("--aux-lr", type=positive, default=1e-3, help="learning rate of the quantiles of z")
-    add("--schedule", default="constant", help="of the learning rate: constant, milestones or cosine")
+    add("--schedule", default="constant", help="learning-rate schedule: constant, milestones or cosine")
     milestones = "parts of the run after each of which the rate drops to a tenth (default: 0.8 0.95)"
     add("--milestones", type=float, nargs="+", default=argparse.SUPPRESS, help=milestones, metavar="PART")
     add("--warmup", type=whole, default=0, help="steps over which the learning rate rises")
@@ -122,7 +124,7 @@ def run(options: argparse.Namespace) -> None:
         if not options.resume:
             keep([path, training_path(path), beside(path, ".csv")], overwrite, "go on from there with --resume")
         elif not training_path(path).is_file():
-            keep([path], overwrite, f"bring {training_path(path)}, without which --resume starts from scratch")
+            keep([path], overwrite, f"restore {training_path(path)}; --resume needs it")
     before = None
     for ending, lmbda in wanted.items():
         path = paths[ending]
