@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ssmctx.profile import profile
     from ssmctx.scan import backends, selective_scan
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CarriedStateContext",
@@ -64,6 +64,7 @@ _registry.contexts.register("carried-state-scale-first", "ssmctx.context.scale_f
 _registry.contexts.register("none", "ssmctx.context.hyper_only:HyperOnlyContext")
 _registry.contexts.register("channel", "ssmctx.context.variants:channel_only")
 _registry.contexts.register("no-wla", "ssmctx.context.variants:no_window_attention")
+_registry.contexts.register("narrow-attention", "ssmctx.context.variants:narrow_attention")
 _registry.contexts.register("mambavc", "ssmctx.context.variants:mambavc")
 _registry.contexts.register("window-4", "ssmctx.context.variants:window_4")
 _registry.contexts.register("window-16", "ssmctx.context.variants:window_16")

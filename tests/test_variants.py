@@ -26,6 +26,10 @@ def test_slices_may_differ():
         CodingOrder([2], passes=3)
     with pytest.raises(UnknownNameError, match=r"unknown block 'vs' \(did you mean 'vss'"):
         ChannelSpatialContext(10, block="vs")
+    with pytest.raises(ArgumentError, match="attention_width needs attention: give a window_size"):
+        ChannelSpatialContext(10, window_size=None, attention_width=8)
+    with pytest.raises(ArgumentError, match="attention_width must be an integer of at least 1, got 0"):
+        ChannelSpatialContext(10, attention_width=0)
     with pytest.raises(UnknownNameError, match="unknown block"):
         ChannelSpatialContext(10, num_slices=1, spatial=False, block="nonsense")
 
@@ -70,3 +74,15 @@ def test_every_variant_of_the_codec_trains_and_codes(variant):
 def test_an_unknown_variant_lists_them():
     with pytest.raises(ArgumentError, match="unknown variant 'mamba'; known: mambaic, mambavc, context-none"):
         MambaIC("tiny", "mamba")
+
+
+def test_narrow_attention_attends_to_the_window_and_has_fewer_weights():
+    torch.manual_seed(0)
+    context, whole = (ChannelSpatialContext(20, attention_width=width).eval() for width in (16, None))
+    assert sum(p.numel() for p in context.head.parameters()) < sum(p.numel() for p in whole.head.parameters())
+    y_hat, side = torch.randn(1, 20, 8, 16), torch.randn(1, 40, 8, 16)
+    other = side.clone()
+    other[..., 7, 7] += 1  # of the left window
+    before, after = (context(0, y_hat, s)[0][..., 0, ::2] for s in (side, other))
+    assert (before != after)[..., :4].any()
+    assert torch.equal(before[..., 4:], after[..., 4:])

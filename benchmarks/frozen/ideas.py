@@ -72,27 +72,6 @@ class LikeCarriedState(ChannelSpatialContext):
         return self.log_spread.exp()[:, None, None]
 
 
-class NarrowAttention(nn.Module):
-    """Window attention over `dim` projected channels, added to all of them."""
-
-    def __init__(self, channels: int, window_size: int = 8, dim: int = 64) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(channels, dim), nn.Linear(dim, channels)
-        self.attention = WindowLocalAttention(dim, window_size)
-
-    def forward(self, tokens: Tensor, windows: bool, padded: Tensor | None, indices: Tensor | None) -> Tensor:
-        attended = self.attention(self.down(tokens), windows=windows, padded=padded, indices=indices)
-        return (tokens if indices is None else tokens.index_select(2, indices[0])) + self.up(attended)
-
-
-def narrow_attention(M: int) -> ChannelSpatialContext:
-    """The paper's layout with attention over 64 channels in place of all 2M + 4m."""
-    context = ChannelSpatialContext(M)
-    for head in context.head:
-        head[0] = NarrowAttention(head.channels)
-    return context
-
-
 def _with_mixes(change: Callable[[nn.Module, int], nn.Module]) -> Callable[..., CarriedStateContext]:
     def make(M: int, spread: Sequence[float], dim: int = 128) -> CarriedStateContext:
         context = CarriedStateContext(M, dim=dim, spread=spread)
@@ -125,4 +104,3 @@ registry.contexts.register("idea-one-pass", _with_order(CodingOrder.one_pass))
 registry.contexts.register("idea-quad", _with_order(CodingOrder.quad))
 registry.contexts.register("idea-coarse-to-fine", _with_order(CodingOrder.coarse_to_fine))
 registry.contexts.register("idea-paper-like-carried-state", LikeCarriedState)
-registry.contexts.register("idea-narrow-attention", narrow_attention)

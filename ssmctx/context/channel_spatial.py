@@ -59,10 +59,11 @@ class ChannelSpatialContext(ContextModel):
         spatial: whether a slice is coded in two passes, the second with the spatial feature; otherwise in one.
         order: any other coding order of M channels, instead of num_slices, slices and spatial.
         block: what the features are made with, a name from `ssmctx.registry.blocks`.
+        attention_width: channels that attend, projected from all 2M + 4m features and back; None, the paper's, for all.
 
     Raises:
         ArgumentError: M is no multiple of num_slices, slices do not add up to M, the order has another number of
-            channels or comes with what it replaces, or a size is below 1.
+            channels or comes with what it replaces, a size is below 1, or there is a width but no attention.
         ShapeError: y_hat or side has a shape that does not fit.
         UnknownNameError: an unknown block.
 
@@ -90,8 +91,13 @@ class ChannelSpatialContext(ContextModel):
         spatial: bool | None = None,
         block: str = "vss",
         order: CodingOrder | None = None,
+        attention_width: int | None = None,
     ) -> None:
         check_positive("ChannelSpatialContext", M=M)
+        if attention_width is not None:
+            check_positive("ChannelSpatialContext", attention_width=attention_width)
+            if window_size is None:
+                raise ArgumentError("ChannelSpatialContext: attention_width needs attention: give a window_size, too")
         blocks.get(block)  # which a context of one slice and one pass would not ask for
         super().__init__(_order(M, num_slices, slices, spatial, order))
         slices, self._spatial = self.order.slices, self.order.passes > 1
@@ -101,7 +107,7 @@ class ChannelSpatialContext(ContextModel):
             return nn.Sequential(network, nn.Conv2d(channels, 2 * m, 3, padding=1))
 
         def head(m: int) -> ParameterHead:
-            return ParameterHead((4 if self._spatial else 2) * m + 2 * M, m, window_size)
+            return ParameterHead((4 if self._spatial else 2) * m + 2 * M, m, window_size, attention_width)
 
         self.first_channel = nn.Parameter(torch.zeros(2 * slices[0]))
         self.channel = nn.ModuleList(feature(sum(slices[:k]), m) for k, m in enumerate(slices) if k)

@@ -16,6 +16,28 @@ _TILE = 8
 _MOST_AT_ONCE = 1 << 22
 
 
+class ProjectedAttention(nn.Module):
+    r"""Window attention over projected channels, added to all of them: $x + W_{up}\,\mathrm{WLA}(W_{down}\,x)$.
+
+    Args:
+        channels: of the tokens.
+        width: channels that attend.
+        window_size: side of the windows.
+    """
+
+    def __init__(self, channels: int, width: int, window_size: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(channels, width), nn.Linear(width, channels)
+        self.attention = WindowLocalAttention(width, window_size)
+
+    def forward(self, x: Tensor, windows: bool, padded: Tensor | None, indices: Tensor | None) -> Tensor:
+        """As `WindowLocalAttention.forward` of windows."""
+        attended = self.attention(self.down(x), windows=windows, padded=padded, indices=indices)
+        own = x if indices is None else x.index_select(2, indices[0])
+        result: Tensor = own + self.up(attended)
+        return result
+
+
 class ParameterHead(nn.Sequential):
     r"""Window attention over all features, then two 1x1 convolutions, at the positions asked for.
 
@@ -28,11 +50,19 @@ class ParameterHead(nn.Sequential):
         channels: of all features together.
         m: width of the slice; the result has 2m channels.
         window_size: side of the attention windows; None leaves the attention out.
+        attention_width: channels that attend, after a projection; None for all of them.
     """
 
-    def __init__(self, channels: int, m: int, window_size: int | None) -> None:
+    def __init__(self, channels: int, m: int, window_size: int | None, attention_width: int | None = None) -> None:
+        attention: nn.Module
+        if window_size is None:
+            attention = nn.Identity()
+        elif attention_width is None:
+            attention = WindowLocalAttention(channels, window_size)
+        else:
+            attention = ProjectedAttention(channels, attention_width, window_size)
         super().__init__(
-            nn.Identity() if window_size is None else WindowLocalAttention(channels, window_size),
+            attention,
             nn.Conv2d(channels, 4 * m, 1),
             nn.GELU(),
             nn.Conv2d(4 * m, 2 * m, 1),
