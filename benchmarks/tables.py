@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from frozen import claims
 from frozen.report import HEAD, cells
 
 ROOT = Path(__file__).parents[1]
@@ -206,6 +207,11 @@ def contexts(report: Report) -> str:
     return "\n".join(parts) + f"\nTrained at commit{'s' * (len(commits) > 1)} {', '.join(commits)}.\n"
 
 
+def parts(report: Report) -> str:
+    """What each part of a context brings, from the rows of 3,000 steps."""
+    return table(claims.HEAD, claims.claims(report["rows"], "3,000 steps"))
+
+
 _SUMMARY = {"the scan": "scan-cpu", "the coder": "coder", "decoding": "decode-anywhere"}
 
 
@@ -250,6 +256,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "codec": ("codec-cpu", codec),
     "import": ("import", import_time),
     "contexts": ("contexts", contexts),
+    "context-parts": ("contexts", parts),
 }
 
 

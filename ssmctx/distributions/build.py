@@ -29,7 +29,7 @@ def build_tables(
     Args:
         name: of the distribution, for messages.
         half_mass: P(0 < X < x) of the distribution with a standard deviation of 1.
-        scales: standard deviations, one a row.
+        scales: standard deviations, one per row.
         escaped: mass that each row may leave to its escape.
         quantise: from a row's probabilities to its cumulative frequencies.
 

@@ -20,7 +20,7 @@ _SHORTEST = 3  # one symbol and the escape: CompressAI's coder divides by zero o
 _MOST_ROWS = 1 << 16
 _SYMBOLS = np.iinfo(np.int16)
 
-_START_BITS = 7  # more entries a row and the start table leaves the fast caches; fewer, and there is more to search
+_START_BITS = 7  # with more entries per row the start table leaves the fast caches, with fewer there is more to search
 
 
 class KernelArrays(NamedTuple):
@@ -93,15 +93,15 @@ class CodingTables:
             >>> CodingTables.from_lists([[0, 9, 65536], [0, 1, 2, 65536]], [3, 4], [0, -1]).cdfs.tolist()
             [[0, 9, 65536, 0], [0, 1, 2, 65536]]
         """
-        used = _whole_numbers("lengths", lengths)
+        used = _integers("lengths", lengths)
         if len(cdfs) != used.size:
             raise ArgumentError(f"as many rows as lengths are needed, got {len(cdfs)} rows and {used.size} lengths")
         sizes = np.array([len(row) for row in cdfs], np.int64)
         _all_rows(sizes >= used, "a row of cdfs must have the entries that its length says", sizes)
         padded = np.zeros((used.size, max(0, used.max(initial=0))), np.int32)
         for number, length in enumerate(used.clip(min=0).tolist()):
-            padded[number, :length] = _whole_numbers(f"row {number} of cdfs", cdfs[number][:length])
-        return cls(padded, used, _whole_numbers("offsets", offsets))
+            padded[number, :length] = _integers(f"row {number} of cdfs", cdfs[number][:length])
+        return cls(padded, used, _integers("offsets", offsets))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # copies and unpickled tables are checked again, and read-only again
@@ -229,7 +229,7 @@ def _all_rows(good: NDArray[np.bool_], rule: str, values: NDArray[Any], what: st
         raise ArgumentError(f"{rule}; row {row} has {what}{values[row]}")
 
 
-def _whole_numbers(name: str, values: Any) -> NDArray[np.int32]:
+def _integers(name: str, values: Any) -> NDArray[np.int32]:
     array = np.asarray(values)
     if array.size and (array.dtype.kind not in "iu" or array.ndim != 1):
         raise ArgumentError(f"{name} must be a row of integers, got {_describe(array)}")

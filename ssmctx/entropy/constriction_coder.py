@@ -21,7 +21,7 @@ _HEADER = struct.Struct("<II")
 
 
 class ConstrictionCoder:
-    """constriction's `AnsCoder`, a categorical model a table row; a peer to check and to time our own coder against.
+    """constriction's `AnsCoder`, a categorical model per table row; a peer to check and to time our own coder against.
 
     A stream: the number of symbols, that of words, the words and the 16-bit symbols that lay outside their rows. All
     these lengths are checked; damage within the words shows if it changes where they end.

@@ -41,7 +41,7 @@ _SHIFTS = 256
 _NO_SHIFT = _SHIFTS // 2
 _SHIFT_STEP = 5 * 2.0**-15  # of the default grid: all shifts within 2 %, a sixth of the distance of two borders
 _DEFAULT_GRID = ScaleGrid()
-_BANDS_A_LEVEL = 30  # at least so many fit between two scales, so that the nearest border is the only one near
+_BANDS_PER_LEVEL = 30  # at least so many fit between two scales, so that the nearest border is the only one near
 _GROUP = 1024
 _MOST_DOUBLINGS = 17
 
@@ -56,7 +56,7 @@ def check_band(band: float, grid: ScaleGrid) -> float:
     Raises:
         ArgumentError: not between 0 and 0.0039, or too wide for a grid as fine as this.
     """
-    largest = min(_MOST_UNITS * _BAND_UNIT, grid.spacing / _BANDS_A_LEVEL)
+    largest = min(_MOST_UNITS * _BAND_UNIT, grid.spacing / _BANDS_PER_LEVEL)
     if not 0 <= band <= largest:
         raise ArgumentError(f"guard_band must be a relative width of 0 to {largest:.4g}, got {band!r}")
     return math.ceil(band / _BAND_UNIT) * _BAND_UNIT
@@ -69,7 +69,7 @@ class Guard:
     Attributes:
         band: relative; a multiple of 2^-24. With a band of 0 there are no shifts and no list.
         doublings: of the 1024 elements of a group.
-        shifts: one a group, (groups,) uint8; none where no group is shifted and nothing is listed.
+        shifts: one per group, (groups,) uint8; none where no group is shifted and nothing is listed.
         indices: elements near a border, counted in coding order, increasing, (n,) int64.
         upper: whether the row of each is the one above its border, (n,) bool.
 
@@ -91,7 +91,7 @@ class Guard:
 
     @classmethod
     def none(cls, band: float = 0.0) -> Guard:
-        """A guard that shifts and lists nothing; with a band of 0 the one that trusts a decoder's own numbers."""
+        """A guard that shifts and lists nothing; with a band of 0, decoders use their own scales unchanged."""
         return cls(band, 0, np.zeros(0, np.uint8), np.zeros(0, np.int64), np.zeros(0, np.bool_))
 
     def to_bytes(self, total: int) -> bytes:
@@ -129,7 +129,10 @@ class Guard:
 
 
 def guard_scales(scale: Tensor, band: float, grid: ScaleGrid) -> tuple[Tensor, Guard]:
-    """Rows for all scales of a latent, and the guard that lets a decoder find the same rows.
+    r"""Rows for all scales of a latent, and the guard that lets a decoder find the same rows.
+
+    An element is listed if its shifted scale lies within the band of a border b: $|\sigma e^{s} / b - 1| \le
+    \mathrm{band}$.
 
     Args:
         scale: any real numbers in coding order, (total,), float32 or wider.
@@ -138,6 +141,16 @@ def guard_scales(scale: Tensor, band: float, grid: ScaleGrid) -> tuple[Tensor, G
 
     Returns:
         The rows (total,), int64, and the guard.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.distributions import ScaleGrid
+        >>> from ssmctx.entropy.guard import guard_scales, guarded_rows
+        >>> scale = torch.rand(5000)
+        >>> rows, guard = guard_scales(scale, 2.0**-14, ScaleGrid())
+        >>> drifted = scale * (1 + 2.0**-15)
+        >>> (guarded_rows(drifted, 0, guard, ScaleGrid()) == rows.numpy()).all().item()
+        True
     """
     if band == 0:
         return grid.index(scale), Guard.none()
@@ -164,7 +177,7 @@ def guarded_rows(scale: Tensor, first: int, guard: Guard, grid: ScaleGrid) -> ND
         grid: the tabled scales.
 
     Returns:
-        The rows, (n,).
+        The rows, (n,) uint16.
     """
     if not len(guard.shifts):
         return host_rows(grid.index(scale))

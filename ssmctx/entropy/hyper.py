@@ -23,8 +23,20 @@ def hyper_analysis(
         d_state: states of VSS blocks.
         block: a name from `ssmctx.registry.blocks`.
 
+    Returns:
+        Convolution, blocks, convolution.
+
+    Raises:
+        UnknownNameError: an unknown block.
+
     Source:
         MambaIC section 3.2 and appendix C.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.entropy.hyper import hyper_analysis
+        >>> hyper_analysis(M=6, width=8, hyper_channels=4, depth=1)(torch.randn(1, 6, 9, 16)).shape
+        torch.Size([1, 4, 3, 4])
     """
     return nn.Sequential(
         nn.Conv2d(M, width, 3, stride=2, padding=1),
@@ -45,8 +57,17 @@ class HyperSynthesis(nn.Module):
         block: a name from `ssmctx.registry.blocks`.
         means_only: leave out the stack of scales, and give zeros instead; for contexts that predict means only.
 
+    Raises:
+        UnknownNameError: an unknown block.
+
     Source:
         MambaIC section 3.2 and appendix C.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.entropy import HyperSynthesis
+        >>> HyperSynthesis(M=6, width=8, hyper_channels=4, depth=1)(torch.randn(1, 4, 3, 4)).shape
+        torch.Size([1, 12, 12, 16])
     """
 
     def __init__(
@@ -72,6 +93,6 @@ class HyperSynthesis(nn.Module):
         self.scales = None if means_only else stack()
 
     def forward(self, z_hat: Tensor) -> Tensor:
-        """Side information of z_hat."""
+        """Side information (batch, 2M, 4h, 4w), means before scales, of z_hat (batch, hyper_channels, h, w)."""
         means = self.means(z_hat)
         return torch.cat([means, torch.zeros_like(means) if self.scales is None else self.scales(z_hat)], dim=1)

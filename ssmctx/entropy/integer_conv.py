@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ssmctx.entropy.stored_tables import HeldTables
 from ssmctx.errors import ArgumentError, CheckpointError, NonFiniteError, NotUpdatedError
 
-__all__ = ["ACTIVATION_BITS", "LARGEST_ACTIVATION", "WEIGHT_BITS", "IntegerConv2d", "to_whole"]
+__all__ = ["ACTIVATION_BITS", "LARGEST_ACTIVATION", "WEIGHT_BITS", "IntegerConv2d", "to_integer"]
 
 WEIGHT_BITS = 14
 """Weights are multiples of 2^-14."""
@@ -34,8 +34,8 @@ _HALF = 1 << (WEIGHT_BITS - 1)  # what requantising adds before it rounds down
 _MOST_WEIGHT = (1 << 31) - 1
 
 
-def to_whole(x: Tensor) -> Tensor:
-    """The nearest integers, halves up, with the gradient of x."""
+def to_integer(x: Tensor) -> Tensor:
+    """The nearest integers, halves up, as floating-point numbers, with the gradient of x."""
     nearest = (x.detach() + 0.5).floor_()
     return x + (nearest - x.detach()) if x.requires_grad else nearest
 
@@ -145,7 +145,7 @@ class IntegerConv2d(HeldTables):
 
     def _scaled(self, parameter: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
         scaled = parameter.to(dtype) * float(1 << bits)
-        return to_whole(scaled) if self.exact else scaled
+        return to_integer(scaled) if self.exact else scaled
 
     def _folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Both so that a sum needs only to be rounded down; a factor of a power of two rounds nothing."""

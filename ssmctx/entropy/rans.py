@@ -123,7 +123,7 @@ class RansDecoder:
             )
         x = int.from_bytes(stream[:8], "little")
         if not _INITIAL <= x < _LIMIT:
-            raise CorruptStreamError(f"a rANS stream starts with a state of 2^31 to 2^63, got {x}: it is not ours")
+            raise CorruptStreamError(f"a rANS stream starts with a state of 2^31 to 2^63, got {x}: not a rANS stream")
         self._words = np.frombuffer(stream, "<u4").astype(np.uint32, copy=False)
         self._state = np.array([x, 2], np.uint64)
 

@@ -75,7 +75,7 @@ def encode(symbols, indexes, rows, divisors, words, state):
     """Push symbols, the last one first, each with the row that its index names.
 
     `state` is (x, the position in `words` of the last word written); words go before it. False, with nothing done,
-    unless two words a symbol are free there. That is enough: a symbol takes 40 bits at most, 16 of a frequency of 1
+    unless two words per symbol are free there. That is enough: a symbol takes 40 bits at most, 16 of a frequency of 1
     and 24 of the groups, and a 32-bit word leaves only when as many bits have come in.
     """
     x, position = state[0], state[1]
@@ -129,7 +129,7 @@ def _refill(x, position, words):
     boundscheck=False,
 )
 def decode(words, indexes, rows, intervals, starts, numbers, symbols, state):
-    """Pop one symbol an index; 0, or `SHORT` or `MALFORMED`, and then the state is as it was.
+    """Pop one symbol per index; 0, or `SHORT` or `MALFORMED`, and then the state is as it was.
 
     `state` is (x, the position in `words` of the next word), x at least 2^31 and below 2^63.
     """

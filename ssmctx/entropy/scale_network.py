@@ -14,7 +14,7 @@ from ssmctx.context.base import keep_at
 from ssmctx.context.order import CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.gains import QUALITY_UNITS, Gain, QualityGains
-from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, IntegerConv2d, to_whole
+from ssmctx.entropy.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, IntegerConv2d, to_integer
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.scale_steps import ScaleState, StepScales, scale_steps
 from ssmctx.entropy.steps import drive
@@ -292,7 +292,7 @@ class ScaleNetwork(HeldTables):
             return torch.zeros(1, self.order.num_channels, 1, 1), torch.full((1, 1, 1, 1), one)
         offset = gain.y.log() / self.grid.spacing * float(1 << self.level_bits)
         factor = (one / gain.z).clamp(1, _MOST_FACTOR)
-        return (to_whole(offset), to_whole(factor)) if self.exact else (offset, factor)
+        return (to_integer(offset), to_integer(factor)) if self.exact else (offset, factor)
 
 
 def _relu(own: Tensor) -> Tensor:

@@ -156,7 +156,25 @@ def coding_steps(context: ContextModel, side: Tensor, gain: Tensor | None = None
 
 
 def drive(steps: Generator[S, Tensor, R], quantised: Callable[[S], Tensor]) -> R:
-    """Run a coding loop to its end; `quantised` gives the residuals q of each step. Returns what the loop returns."""
+    """Run a coding loop to its end.
+
+    Args:
+        steps: the loop, such as `coding_steps` gives.
+        quantised: what is sent back for each step: its residuals q.
+
+    Returns:
+        What the loop returns; y_hat of `coding_steps`.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx import ChannelSpatialContext
+        >>> from ssmctx.entropy.steps import coding_steps, drive
+        >>> context, y = ChannelSpatialContext(M=10), torch.randn(1, 10, 4, 6)
+        >>> with torch.no_grad():
+        ...     y_hat = drive(coding_steps(context, torch.zeros(1, 20, 4, 6)), lambda step: step.residual(y).round())
+        >>> bool(((y_hat - y).abs() <= 0.5001).all())
+        True
+    """
     try:
         step = next(steps)
         while True:
