@@ -1,4 +1,4 @@
-"""The rANS coder as its equations read, in integers of Python: slow, needs no compiler, and the reference for the kernels.
+"""The rANS coder as its equations read, in integers of Python: slow, without a compiler, a reference for the kernels.
 
 The coder's state is one integer x, 2^31 <= x < 2^63. A symbol of frequency f and start s takes it to
 (x // f) 2^16 + s + x % f, which multiplies it by about 2^16 / f; when it would grow past 2^63 its lower 32 bits leave
