@@ -19,7 +19,7 @@ Entropy-model components for learned image compression.
 commands:
   backends      which scan backends can run here, and why not
   profile       parameters, multiply-adds and memory of the context models
-  test          try the laws of coding on a codec of yours, MODULE:FACTORY
+  test          try the laws of coding on your codec, MODULE:FACTORY
   compress      code images into .sic files, by default with the bundled checkpoint
   decompress    decode .sic files into image files"""
 
@@ -76,7 +76,7 @@ def _test(name: str, arguments: list[str]) -> int:
 
 
 def _of_the_example(name: str, arguments: list[str]) -> int:
-    """A command of the example, found as the shell finds it: no module here knows a package above it."""
+    """A command of the example, found by its entry point, since ssmctx does not import the example."""
     found = [*entry_points(group="console_scripts", name="mambaic")]
     if not found:
         raise UnknownNameError(

@@ -1,4 +1,4 @@
-"""Small tensors that depend on sizes alone, made once: every coding step needs the same masks and indices again."""
+"""A cache of small tensors that depend only on sizes, such as masks and indices."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _bytes = 0
 
 
 def constant(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device | str | None = None) -> Tensor:
-    """`make(*arguments, device)`, from a store of this process that keeps what was asked for last.
+    """`make(*arguments, device)`, from a per-process LRU cache.
 
-    It is made on the CPU and copied once, so that a GPU is not waited for again. All who ask for the same get the same
-    tensor and must not write to it; one that was written to is made anew.
+    The tensor is made on the CPU and copied once, so that later calls do not wait for the GPU. Callers with equal
+    arguments get the same tensor and must not write to it; one that was written to is made anew.
 
     Args:
         make: a function of a module, whose result depends on its arguments alone.
@@ -41,14 +41,14 @@ def constant(make: Callable[..., Tensor], *arguments: Hashable, device: torch.de
     if _tracing():
         return make(*arguments, device)
     if device is None or (device := torch.device(device)).type != "cpu":
-        device = torch.empty(0, device=device).device  # "cuda" is another device by and by, cuda:0 is not
+        device = torch.empty(0, device=device).device  # "cuda" follows the current device; cuda:0 does not
     key = (make, arguments, device)
     with _lock:
         tensor, version = _kept.get(key, (None, 0))
         if tensor is not None and tensor._version == version:
             _kept.move_to_end(key)
             return tensor
-    with torch.inference_mode(False):  # whoever asks next may want gradients
+    with torch.inference_mode(False):  # a later caller may need gradients
         tensor = make(*arguments, "cpu").to(device)
     _keep(key, tensor)
     return tensor

@@ -15,10 +15,11 @@ __all__ = ["write_whole"]
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file completely or not at all: to a temporary file next to it, then by renaming.
 
-    A link is followed and stays. An existing file keeps its mode and owner; a new one gets those of any new file. What
-    is no regular file (a terminal, `/dev/null`, `/dev/stdout`, a FIFO) is written into. So is a file with several hard
-    links, one whose owner cannot be kept and one in a folder where nothing can be created: these can be left half
-    written. A process that is killed (SIGKILL, power loss) may leave a `.ssmctx-*.tmp` file beside the target.
+    A link is followed and stays. An existing file keeps its mode and owner; a new one gets those of any new file.
+    Anything that is not a regular file (a terminal, `/dev/null`, `/dev/stdout`, a FIFO) is written in place, and so is
+    a file with several hard links, one whose owner cannot be kept and one in a folder where nothing can be created. An
+    interrupted write leaves these incomplete. A process that is killed (SIGKILL, power loss) may leave a
+    `.ssmctx-*.tmp` file beside the target.
 
     Args:
         path: the file to make or replace; its folder is made too.

@@ -36,7 +36,7 @@ def _broken(error: Exception) -> str:
 
 
 def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
-    """`numba.njit` without the GIL and with numba's cache on disk, or without a cache where no folder can be written.
+    """`numba.njit` that releases the GIL, with numba's cache on disk or, where no folder can be written, without.
 
     numba compiles again what has changed in a kernel's own file. What it takes from other files is named by
     `inlined`, and becomes part of the name that it is kept under.

@@ -1,4 +1,4 @@
-"""Modules that another library takes for its own, without that library being imported."""
+"""Classes that pass another library's `isinstance` checks, without that library being imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Lookalike:
     """Base of classes whose instances pass another library's `isinstance`, as soon as that library is loaded.
 
     `isinstance` asks the type first and then the attribute `__class__`. Once the other class can be found in
-    `sys.modules`, that attribute tells of a subclass of both; `type(instance)` stays as it is. So methods are always
+    `sys.modules`, that attribute returns a subclass of both; `type(instance)` stays as it is. So methods are always
     those of the class itself, and nothing is imported.
 
     Args:

@@ -14,7 +14,9 @@ __all__ = ["peak_memory"]
 
 @contextmanager
 def peak_memory(device: torch.device | str) -> Iterator[list[int | None]]:
-    """Measure the work of a `with` block: afterwards the list holds its peak in bytes, None where no system tells.
+    """Measure the work of a `with` block: afterwards the list holds its peak in bytes.
+
+    The peak is None where the system does not report it.
 
     On CUDA it is what tensors take; elsewhere, on Linux, what the process has in memory.
 

@@ -42,8 +42,9 @@ class PartCost:
     Attributes:
         name: of the part; "all" is the whole model.
         parameters: how many numbers it learns.
-        multiply_adds: of convolutions, matrix products and scans; element-wise work is not counted.
-        peak_bytes: memory of one call on top of what was in use before it; None where no system tells.
+        multiply_adds: of convolutions, matrix products and scans; element-wise work is not counted, nor scans of
+            backends without gradients of their own ("reference", "mamba_ssm").
+        peak_bytes: memory of one call on top of what was in use before it; None where the system does not report it.
         steps: coding steps, for the context model and the whole.
     """
 
@@ -55,9 +56,18 @@ class PartCost:
 
 
 def scan_multiply_adds(pixels: int, directions: int, channels: int, states: int) -> int:
-    r"""Multiply-adds of a scan: for each pixel, direction and channel 4 a state, and 2.
+    r"""Multiply-adds of a scan: for each pixel, direction and channel 4 per state, plus 2.
 
     $$ \Delta A, \quad (e^{\Delta A})\,h + (\Delta u) B, \quad C \cdot h \qquad\text{and}\qquad \Delta u, \quad D u $$
+
+    Args:
+        pixels: of the image, times the batch.
+        directions: K.
+        channels: d.
+        states: N per channel.
+
+    Returns:
+        The number of multiply-adds.
 
     Examples:
         >>> from ssmctx.profile import scan_multiply_adds
@@ -73,13 +83,19 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     Parts are the stages that coding names (`ssmctx.stages`) and the modules of the same names: g_a, h_a, h_s,
     entropy_bottleneck, scale_network, context and g_s. A codec that is no `ImageCodec` names no g_a and g_s.
 
+    Scans are counted where the scan operator runs. Backends without gradients of their own ("reference", "mamba_ssm")
+    bypass it, so that their scans count as zero.
+
     Args:
         model: a codec, or an entropy model.
         size: height and width of the image in pixels, or of the latent in cells for an entropy model.
         channels: of the input; default 3, and M for a module that has one.
 
+    Returns:
+        A row for each part that has a module and a stage, then one named "all" for the whole model.
+
     Raises:
-        ArgumentError: a side below 1.
+        ArgumentError: a side below 1, or a model without parameters.
 
     Examples:
         >>> import ssmctx
@@ -90,7 +106,12 @@ def profile(model: nn.Module, size: tuple[int, int], channels: int | None = None
     if min(size) < 1:
         raise ArgumentError(f"profile: size must be (height, width) of at least 1, got {tuple(size)}")
     channels = getattr(model, "M", 3) if channels is None else channels
-    weight = next(model.parameters())
+    weight = next(model.parameters(), None)
+    if weight is None:
+        raise ArgumentError(
+            "profile: the model must have parameters, whose device and dtype the input takes; "
+            f"{type(model).__name__} has none"
+        )
     x = torch.rand(1, channels, *size, device=weight.device, dtype=weight.dtype)
     parts = {name.rpartition(".")[2]: module for name, module in model.named_modules() if _is_part(name)}
     counter = _Counter()

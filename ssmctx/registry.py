@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import logging
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any, Generic, TypeVar, cast, overload
@@ -22,10 +23,11 @@ class Registry(Generic[T]):
 
     A component is registered as an object or as the string `"module:attribute"`, which is imported when it is first
     used. Other packages add theirs with an entry point in the group `ssmctx.<kind>s` (`ssmctx.contexts`,
-    `ssmctx.scan_backends`); those are read when a name is first looked up.
+    `ssmctx.scan_backends`); those are read when a name is first looked up. One whose name is taken is ignored, with a
+    warning in the log.
 
     Args:
-        kind: what the components are, in the singular, as error messages say it.
+        kind: what the components are, in the singular, as used in error messages.
 
     Examples:
         >>> from ssmctx.registry import Registry
@@ -81,6 +83,7 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: no such name; the message lists the known ones and the nearest match.
+            ArgumentError: the name stands for a string that is not `"module:attribute"`.
         """
         if name not in self._targets:
             self._read_plugins()
@@ -92,11 +95,15 @@ class Registry(Generic[T]):
         target = self._targets[name]
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
+            if not module or not attribute:
+                raise ArgumentError(
+                    f'the {self.kind} {name!r} must be registered as "module:attribute", got {target!r}'
+                )
             target = cast("Callable[..., T]", getattr(importlib.import_module(module), attribute))
             self._targets[name] = target
         return target
 
-    def create(self, name: str, *args: Any, **kwargs: Any) -> T:
+    def create(self, name: str, /, *args: Any, **kwargs: Any) -> T:
         """Call the component registered under `name` with the given arguments.
 
         Raises:
@@ -119,12 +126,12 @@ class Registry(Generic[T]):
         """
         return frozenset(self._keywords(name)[0])
 
-    def taken(self, name: str, **offered: Any) -> dict[str, Any]:
+    def taken(self, name: str, /, **offered: Any) -> dict[str, Any]:
         """Those of the offered keywords that `create` takes under `name`."""
         known, takes_all, is_set = self._keywords(name)
         return {key: value for key, value in offered.items() if key not in is_set and (takes_all or key in known)}
 
-    def create_with(self, name: str, *args: Any, **offered: Any) -> T:
+    def create_with(self, name: str, /, *args: Any, **offered: Any) -> T:
         """Call the component registered under `name` with those of the offered keywords that it takes.
 
         For what many components of a kind take and some do not, such as `d_state`; `create` raises at those.
@@ -145,7 +152,12 @@ class Registry(Generic[T]):
             return
         self._plugins_read = True
         for point in metadata.entry_points(group=self.group):
-            self.register(point.name, point.value)
+            try:
+                self.register(point.name, point.value)
+            except DuplicateNameError as error:  # of one package, which must not hide those of others
+                logging.getLogger("ssmctx").warning(
+                    "entry point %r = %r of the group %r is ignored: %s", point.name, point.value, self.group, error
+                )
 
 
 blocks: Registry[Any] = Registry("block")

@@ -32,10 +32,10 @@ class Observer(Protocol):
 
 
 class StageTimes:
-    """An observer that counts seconds by stage; what a stage within another takes is not the outer one's.
+    """An observer that counts seconds by stage; a nested stage's time is not counted in the outer one.
 
     Args:
-        device: on which the codec runs; all work that was asked of a GPU is waited for at each border.
+        device: on which the codec runs; the GPU is synchronised when a stage begins or ends.
 
     Attributes:
         seconds: by stage.
@@ -90,7 +90,7 @@ class StagePeaks:
         device: on which the codec runs.
 
     Attributes:
-        peaks: bytes by stage, the largest of its calls; None where no system tells.
+        peaks: bytes by stage, the largest of its calls; None where the system does not report it.
 
     Examples:
         >>> from ssmctx.stages import StagePeaks, observe, stage
@@ -125,7 +125,8 @@ class StagePeaks:
             measure, peak = self._running
             measure.__exit__(None, None, None)
             key = self.key(stage, index)
-            self.peaks[key] = max(filter(None, (self.peaks.get(key), *peak)), default=None)
+            measured = [size for size in (self.peaks.get(key), *peak) if size is not None]
+            self.peaks[key] = max(measured, default=None)
 
 
 _observers: ContextVar[tuple[Observer, ...]] = ContextVar("ssmctx_observers", default=())
@@ -166,6 +167,15 @@ def stage(name: str, index: int | None = None) -> AbstractContextManager[None]:
     Args:
         name: of the stage.
         index: the coding step that it belongs to.
+
+    Examples:
+        >>> from ssmctx.stages import StageTimes, observe, stage
+        >>> times = StageTimes("cpu")
+        >>> with observe(times):
+        ...     with stage("context", 0):
+        ...         pass
+        >>> list(times.seconds)
+        ['context']
     """
     if torch.compiler.is_compiling() or not _observers.get():
         return nullcontext()

@@ -95,6 +95,18 @@ def test_hooks_see_whole_outputs_and_inputs_that_stay(layer, part):
 
 
 @pytest.mark.usefixtures("_walked")
+@pytest.mark.parametrize("kind", ["forward_pre", "full_backward_pre", "full_backward"])
+@pytest.mark.parametrize(("layer", "part"), PARTS)
+def test_other_hooks_get_whole_tensors(layer, part, kind):
+    module, x = layers()[layer]
+    seen: list[tuple[torch.Tensor, ...]] = []
+    getattr(getattr(module, part), f"register_{kind}_hook")(lambda _, given, *rest: seen.append(given))
+    module(x.requires_grad_()).square().sum().backward()
+    assert seen
+    assert all(isinstance(tensor, torch.Tensor) for given in seen for tensor in given)
+
+
+@pytest.mark.usefixtures("_walked")
 @pytest.mark.parametrize(("layer", "part"), [("vss", "in_proj"), ("attention", "qkv")])
 def test_weight_norm_of_the_old_kind_and_pruning_take_effect(layer, part):
     module, x = layers()[layer]

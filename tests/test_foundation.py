@@ -5,7 +5,9 @@ import torch
 
 from ssmctx import registry
 from ssmctx.errors import ArgumentError, UnknownNameError
+from ssmctx.layers.checkerboard import checkerboard_taps
 from ssmctx.layers.foundation import foundation_block
+from ssmctx.layers.gated_attention import ResidualUnit
 
 
 @pytest.fixture
@@ -58,3 +60,26 @@ def test_exported_blocks_give_the_same_values(name):
 def test_traced_blocks_give_the_same_values(name):
     block, x = registry.blocks.create(name, 8).eval(), torch.randn(2, 8, 9, 11)
     torch.testing.assert_close(torch.jit.trace(block, x)(x), block(x))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in registry.blocks.names() if "drop_path" in registry.blocks.takes(name)]
+)
+def test_drop_path_changes_no_bit_of_evaluation(name):
+    block, x = registry.blocks.create(name, 8).eval(), torch.randn(2, 8, 9, 11)
+    other = registry.blocks.create(name, 8, drop_path=0.5).eval()
+    other.load_state_dict(block.state_dict())
+    assert torch.equal(other(x), block(x))
+    torch.manual_seed(0)
+    assert not torch.allclose(other.train()(x), block(x))
+
+
+@pytest.mark.parametrize(("dim", "need"), [(1, "at least 2"), (8.0, "an integer"), (True, "an integer")])
+def test_a_residual_unit_names_the_size_that_it_needs(dim, need):
+    with pytest.raises(ArgumentError, match=f"ResidualUnit: dim must be {need}.*, got {dim}"):
+        ResidualUnit(dim)
+
+
+def test_a_kernel_of_even_side_has_no_checkerboard():
+    with pytest.raises(ArgumentError, match="checkerboard_taps: kernel_size must be odd, got 4"):
+        checkerboard_taps(4)

@@ -1,5 +1,6 @@
 """The cost table, against counts by hand."""
 
+import contextlib
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from mambaic.codec import MambaIC
 from torch import nn
 
 import ssmctx
+from ssmctx import stages
 from ssmctx.errors import ArgumentError
 from ssmctx.memory import peak_memory
 from ssmctx.profile import PartCost, scan_multiply_adds
@@ -73,6 +75,22 @@ def test_peak_memory_sees_what_was_freed():
     assert 60e6 < peak[0] < 90e6
 
 
+def test_a_measured_peak_of_nothing_is_no_unknown_one(monkeypatch):
+    measured = iter([[None], [0], [0], [7], [3]])
+
+    @contextlib.contextmanager
+    def peak_memory(device):
+        yield next(measured)
+
+    monkeypatch.setattr(stages, "peak_memory", peak_memory)
+    observer, seen = stages.StagePeaks("cpu"), []
+    for _ in range(5):
+        with stages.observe(observer), stages.stage("g_a"):
+            pass
+        seen.append(observer.peaks["g_a"])
+    assert seen == [None, 0, 0, 7, 7]
+
+
 def test_command():
     command = [
         sys.executable,
@@ -99,6 +117,8 @@ def test_command():
 def test_errors_and_both_ways_to_call():
     with pytest.raises(ArgumentError, match=r"size must be \(height, width\) of at least 1, got \(0, 5\)"):
         ssmctx.profile(codec(), (0, 5))
+    with pytest.raises(ArgumentError, match=r"profile: the model must have parameters, .*; Nothing has none"):
+        ssmctx.profile(Nothing(), (4, 4))
     import ssmctx.profile as module
 
     assert isinstance(module(codec(), (4, 4))[0], PartCost)

@@ -60,6 +60,39 @@ def test_entry_points_of_other_packages_are_found(monkeypatch):
     assert kinds.create("theirs", 1, 2) == 0.5
 
 
+def test_an_entry_point_whose_name_is_taken_does_not_hide_others(monkeypatch, caplog):
+    targets = {"ours": "fractions:Fraction", "theirs": "fractions:Fraction"}
+    points = [metadata.EntryPoint(name, target, "ssmctx.odd_kinds") for name, target in targets.items()]
+    monkeypatch.setattr(metadata, "entry_points", lambda group: points)
+    kinds = Registry("odd kind")
+    kinds.register("ours", complex)
+    assert kinds.names() == ("ours", "theirs")
+    assert kinds.get("ours") is complex
+    (message,) = caplog.messages
+    assert message.startswith(
+        "entry point 'ours' = 'fractions:Fraction' of the group 'ssmctx.odd_kinds' is ignored: "
+        "the odd kind 'ours' is registered already"
+    )
+
+
+@pytest.mark.parametrize("target", ["fractions", "fractions:", ":Fraction", ""])
+def test_a_target_names_module_and_attribute(target):
+    things = Registry("thing")
+    things.register("half", target)
+    with pytest.raises(
+        ArgumentError, match=f"the thing 'half' must be registered as \"module:attribute\", got '{target}'"
+    ):
+        things.create("half")
+
+
+def test_a_component_may_take_a_keyword_called_name():
+    things = Registry("thing")
+    things.register("named", lambda name, self=0: (name, self))
+    assert things.create("named", name="x", self=1) == ("x", 1)
+    assert things.taken("named", name="x", other=2) == {"name": "x"}
+    assert things.create_with("named", name="x", other=2) == ("x", 0)
+
+
 def test_what_a_partial_sets_is_not_taken():
     things = Registry("thing")
     things.register("named", functools.partial(lambda size, *, first=0, second=0: (size, first, second), first=1))

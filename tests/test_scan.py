@@ -273,7 +273,7 @@ def test_any_memory_layout(backend):
 )
 def test_a_wrong_shape_is_named(name, shape):
     values = public(arguments(0)) | {name: torch.zeros(shape)}
-    with pytest.raises(ShapeError, match=rf"{name} must be .* with u \(1, 3, 4, 5\), 4 directions, 2 states; got"):
+    with pytest.raises(ShapeError, match=rf"{name} must be .* for u \(1, 3, 4, 5\), 4 directions, 2 states, got"):
         cross_selective_scan(**values)
 
 
@@ -295,8 +295,12 @@ def test_other_bad_arguments():
         ShapeError, match=r"u must be \(batch, H, W, d\) with every size at least 1, got \(1, 0, 4, 5\)"
     ):
         cross_selective_scan(**values | {"u": torch.zeros(1, 0, 4, 5)})
-    with pytest.raises(ShapeError, match=r"A must be \(directions, d, N\), got \(5, 2\)"):
+    with pytest.raises(ShapeError, match=r"A must be \(directions, d, N\) with N at least 1, got \(5, 2\)"):
         cross_selective_scan(**values | {"A": torch.zeros(5, 2)})
+    stateless = {name: values[name][..., :0] for name in ("A", "B", "C")}
+    for backend in ("auto", "torch", "reference"):
+        with pytest.raises(ShapeError, match=r"A must be .* with N at least 1, got \(4, 5, 0\)"):
+            cross_selective_scan(**values | stateless, backend=backend)
     with pytest.raises(ArgumentError, match=r"A must be negative everywhere, got 0\.0 in its \(4, 5, 2\)"):
         cross_selective_scan(**values | {"A": torch.zeros(4, 5, 2)})
     with pytest.raises(ArgumentError, match=r"B must be of a real floating type, got torch\.int64"):
@@ -311,7 +315,8 @@ def test_other_bad_arguments():
 def test_an_explicit_backend_that_cannot_run_says_why():
     values = {n: x.detach() for n, x in public(arguments(0)).items()}
     with pytest.raises(
-        BackendUnavailableError, match=r"'cpu' cannot be used: it computes in torch\.float32, the tensors"
+        BackendUnavailableError,
+        match=r"'cpu' cannot be used: it computes in torch\.float32, the tensors are .*\. Choose another",
     ):
         cross_selective_scan(**values, backend="cpu")
     single = {n: x.float() for n, x in public(arguments(0, states=65)).items()}
@@ -394,6 +399,41 @@ def test_a_backend_that_cannot_be_loaded_stops_nobody_else(registered, caplog, c
     assert any("scan backend 'broken' cannot be loaded: ModuleNotFoundError" in m for m in caplog.messages)
     backends()
     assert "broken     no         it cannot be loaded: ModuleNotFoundError" in capsys.readouterr().out
+
+
+def test_a_backend_that_fails_to_answer_stops_nobody_else(registered, caplog, capsys):
+    def fails():
+        raise OSError("no driver")
+
+    caplog.set_level("INFO", logger="ssmctx")
+    registered("raises", third_party("raises", priority=20, unavailable=fails))
+    assert chosen() == "cpu"
+    assert "scan on cpu in torch.float32: not backend 'raises', it failed: OSError('no driver')" in caplog.messages
+    backends()
+    assert "raises     no         it failed: OSError('no driver')" in capsys.readouterr().out
+
+
+def test_auto_takes_a_backend_that_autograd_differentiates(registered):
+    calls = []
+
+    def forward(inputs):
+        calls.append(inputs)
+        return chunked.differentiable(inputs)
+
+    fields = {"forward": forward, "backward": None, "differentiable": None}
+    registered("by-autograd", third_party("by-autograd", priority=20, **fields))
+    values = arguments(0)
+    assert_close(outputs_and_gradients(values, "auto"), outputs_and_gradients(values, "torch"), 1e-12)
+    assert len(calls) == 1
+    single = {name: value.detach() for name, value in public(values).items()}
+    torch.func.vmap(lambda u: cross_selective_scan(**single | {"u": u}))(single["u"][None])
+    assert len(calls) == 1  # the transforms of torch.func get "torch"
+
+
+def test_results_do_not_keep_the_parts_of_directions_in_memory():
+    results = outputs_and_gradients(arguments(0, dtype=torch.float32), "cpu")
+    for name, result in results.items():
+        assert result.untyped_storage().nbytes() == result.nbytes, name
 
 
 def test_the_table_lists_every_backend(capsys):

@@ -348,8 +348,10 @@ def test_bad_sequences():
     u, B, A = torch.randn(2, 4, 7), torch.randn(2, 3, 7), -torch.ones(4, 3)
     with pytest.raises(ShapeError, match=r"delta must be \(2, 4, 7\) for u \(2, 4, 7\), got \(2, 4, 8\)"):
         selective_scan(u, torch.rand(2, 4, 8), A, B, B)
-    with pytest.raises(ShapeError, match=r"A must be \(4, N\) for u \(2, 4, 7\), got \(5, 3\)"):
+    with pytest.raises(ShapeError, match=r"A must be \(4, N\) with N at least 1 for u \(2, 4, 7\), got \(5, 3\)"):
         selective_scan(u, u, -torch.ones(5, 3), B, B)
+    with pytest.raises(ShapeError, match=r"A must be \(4, N\) with N at least 1 for u \(2, 4, 7\), got \(4, 0\)"):
+        selective_scan(u, u, A[:, :0], B[:, :0], B[:, :0])
     with pytest.raises(
         ShapeError, match=r"C must be \(4, 3\), \(2, 3, 7\) or .* groups that divide 4, got \(2, 3, 3, 7\)"
     ):

@@ -8,7 +8,7 @@ import torch
 
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, ShapeError
-from ssmctx.layers import vss
+from ssmctx.layers import SS2D, vss
 
 # our parameter names and those that the golden vectors were filled by
 GOLDEN_NAMES = {
@@ -147,5 +147,20 @@ def test_bad_arguments():
         VSSBlock(8)(torch.zeros(1, 8, 0, 4))
     with pytest.raises(ArgumentError, match="d_state must be an integer of at least 1, got 0"):
         VSSBlock(8, d_state=0)
+    with pytest.raises(ArgumentError, match="dim must be an integer of at least 1, got True"):
+        VSSBlock(True)
+    with pytest.raises(ArgumentError, match=r"dim must be an integer of at least 1, got 8\.0"):
+        VSSBlock(8.0)
     with pytest.raises(ArgumentError, match=r"drop_path must lie in \[0, 1\), got 1"):
         VSSBlock(8, drop_path=1)
+
+
+def test_sizes_may_be_integers_of_numpy():
+    x = torch.randn(1, 8, 3, 4)
+    assert VSSBlock(np.int64(8), d_state=np.int32(3), expand=np.int64(1))(x).shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [(2, 7, 5, 9), (7, 5, 8), (2, 0, 5, 8), (2, 8, 7, 5)])
+def test_a_scan_names_the_shape_that_it_needs(shape):
+    with pytest.raises(ShapeError, match=r"SS2D expects u \(batch, H, W, 8\), every size at least 1, got \("):
+        SS2D(d_inner=8, dt_rank=1)(torch.zeros(shape))

@@ -63,6 +63,26 @@ def test_the_equality_notices_padding_that_is_attended_to(monkeypatch):
         torch.testing.assert_close(layer(x), plain(layer, x), rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("size", [(8, 8), (5, 8), (1, 3)])
+def test_an_exported_layer_has_the_same_gradients(size):
+    """Its sides that are multiples of the window have windows of padding only."""
+    layer, x = WindowLocalAttention(8, window_size=4), torch.randn(2, 8, *size)
+    exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(exported(x), layer(x))
+    exported(x).square().sum().backward()
+    layer(x).square().sum().backward()
+    for name, parameter in layer.named_parameters():
+        torch.testing.assert_close(exported.get_parameter(name).grad, parameter.grad)
+
+
+def test_padding_has_the_bits_of_minus_infinity(monkeypatch):
+    layer, x = WindowLocalAttention(8, window_size=4), torch.randn(2, 8, 5, 7)
+    expected = layer(x)
+    fill = torch.Tensor.masked_fill
+    monkeypatch.setattr(torch.Tensor, "masked_fill", lambda x, mask, value: fill(x, mask, float("-inf")))
+    assert torch.equal(layer(x), expected)
+
+
 def test_windows_do_not_see_each_other():
     layer = WindowLocalAttention(8, window_size=4)
     x = torch.randn(1, 8, 8, 8)

@@ -1,4 +1,4 @@
-"""Images worked on a band of rows at a time."""
+"""Process an image in bands of rows."""
 
 from __future__ import annotations
 

@@ -15,11 +15,20 @@ __all__ = ["CheckerboardConv2d", "checkerboard_taps"]
 def checkerboard_taps(kernel_size: int, device: torch.device | str | None = None) -> Tensor:
     """Boolean (kernel_size, kernel_size): the taps at an odd distance, rows plus columns, from the centre.
 
+    Args:
+        kernel_size: side of the kernel, odd.
+        device: of the result; None is torch's default device.
+
+    Raises:
+        ArgumentError: the kernel has an even side, and so no centre.
+
     Examples:
         >>> from ssmctx.layers.checkerboard import checkerboard_taps
         >>> checkerboard_taps(3).int().tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
+    if kernel_size % 2 == 0:
+        raise ArgumentError(f"checkerboard_taps: kernel_size must be odd, got {kernel_size}")
     tap = torch.arange(kernel_size, device=device)
     return (tap[:, None] + tap) % 2 == 1
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from torch import Tensor
 
 from ssmctx.errors import ArgumentError, ShapeError
@@ -18,7 +20,7 @@ def check_image(owner: str, x: Tensor, channels: int, name: str = "x") -> None:
 
 
 def check_positive(owner: str, **sizes: int) -> None:
-    """Raise ArgumentError unless every size is an integer of at least 1."""
+    """Raise ArgumentError unless every size is an integer of at least 1, of Python or of numpy, and no bool."""
     for name, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ArgumentError(f"{owner}: {name} must be an integer of at least 1, got {value!r}")

@@ -19,8 +19,8 @@ def foundation_block(
 ) -> nn.Module:
     """Make a block by name: (batch, dim, H, W) to the same.
 
-    A block's signature says what it takes. `d_state` and `scan_backend` are settings of a whole codec, which blocks
-    without a scan have no use for; everything else has to be taken.
+    A block's signature says what it takes. `d_state` and `scan_backend` are settings of a whole codec, ignored by
+    blocks without a scan; the block must accept every other option.
 
     Args:
         name: from `ssmctx.registry.blocks`.
@@ -30,9 +30,12 @@ def foundation_block(
         scan_backend: of blocks that scan.
         options: what else the block takes.
 
+    Returns:
+        The block, a module from (batch, dim, H, W) to the same.
+
     Raises:
         UnknownNameError: no such block.
-        ArgumentError: the block does not take an option, or no drop_path.
+        ArgumentError: the block does not accept an option, or does not accept a non-zero drop_path.
 
     Examples:
         >>> from ssmctx.layers.foundation import foundation_block
@@ -57,6 +60,7 @@ class ConvBlock(nn.Module):
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.
+        ArgumentError: dim is below 1, or drop_path outside [0, 1).
 
     Source:
         MambaIC tables 3 and A2, which name no more than "CNN"; residual blocks as in most codecs since Cheng et al.,
@@ -90,13 +94,14 @@ class TransformerBlock(nn.Module):
     Args:
         dim: channels of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         window_size: side of a window, in positions.
-        num_heads: heads; None makes them as wide as possible up to 32 channels.
+        num_heads: number of heads; None: the fewest whose width is at most 32 channels.
         shift: moves the window grid by half a window.
         expand: width of the perceptron in units of dim.
         drop_path: probability that training drops both branches of a sample.
 
     Raises:
         ShapeError: x has another number of channels, or an empty side.
+        ArgumentError: a size below 1, dim no multiple of num_heads, or drop_path outside [0, 1).
 
     Source:
         Swin (Liu et al., 2021); the transformer of MambaIC's tables 3 and A2, which name no more than that. A shifted
@@ -131,4 +136,4 @@ class TransformerBlock(nn.Module):
         """Apply the block to x, (batch, dim, H, W)."""
         y = self.attention(x)
         y = y + self.mlp(self.norm(y.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
-        return x + drop_path(y - x, self.drop_path, self.training) if self.drop_path else y
+        return x + drop_path(y - x, self.drop_path, True) if self.training and self.drop_path else y

@@ -39,6 +39,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
+        check_positive("ResidualUnit", dim=dim)
         if dim < 2:
             raise ArgumentError(f"ResidualUnit: dim must be at least 2, got {dim}")
         self.branch = nn.Sequential(

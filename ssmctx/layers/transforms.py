@@ -18,10 +18,8 @@ class _ChannelsLast(nn.Sequential):
     """Layers that keep a pixel's channels together in memory, as scans want them and convolutions like them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self:
-            x = layer(x)
-        return x
+        y: Tensor = super().forward(x.contiguous(memory_format=torch.channels_last))  # type: ignore[no-untyped-call]
+        return y
 
 
 Blocks = Callable[[int], Sequence[nn.Module]]
@@ -34,6 +32,9 @@ def analysis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
         width: channels between the convolutions (2N in the paper).
         M: channels of y.
         blocks: makes the blocks after convolution 0, 1 and 2.
+
+    Returns:
+        g_a. Sides of y are H / 16 and W / 16 for multiples of 16, else rounded up.
 
     Source:
         MambaIC section 3.2 and appendix C.
@@ -67,6 +68,9 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
         M: channels of y.
         blocks: makes the blocks of a stage of g_a, which stand here in reverse order.
 
+    Returns:
+        g_s.
+
     Source:
         MambaIC section 3.2 and appendix C.
 
@@ -92,6 +96,13 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
 
 
 def pad_image(x: Tensor) -> Tensor:
-    """Repeat the last row and column of x (batch, 3, H, W) until both sides are multiples of 16."""
+    """Repeat the last row and column of x (batch, 3, H, W) until both sides are multiples of 16.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.layers.transforms import pad_image
+        >>> pad_image(torch.zeros(1, 3, 30, 33)).shape
+        torch.Size([1, 3, 32, 48])
+    """
     height, width = x.shape[-2:]
     return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.errors import ShapeError
 from ssmctx.layers.bands import join_bands
 from ssmctx.layers.checks import check_image, check_positive
 from ssmctx.layers.drop_path import check_drop_path, drop_path
@@ -21,12 +22,16 @@ __all__ = ["SS2D", "VSSBlock"]
 _DT_MIN, _DT_MAX = 1e-3, 1e-1
 
 _LARGE = {"cpu": 1 << 15, "elsewhere": 1 << 17}
+"""Pixels above which an image is walked in parts, so that what lies between two scans never exists whole."""
+
 _BAND = {"cpu": 1 << 18, "elsewhere": 1 << 24}
+"""Elements of x in a band of rows. Bands fit a CPU's caches, elsewhere they fill the device."""
+
 _LEAST_ROWS = 4
+"""Rows that a band has at least."""
+
 _GROUP = 128
-"""Pixels from which on an image is walked in parts, so that what lies between two scans never exists whole; elements of
-x in a band of rows, and the rows that it has at least; channels that are scanned at a time. Bands fit a CPU's caches,
-elsewhere they fill the device."""
+"""Channels that are scanned at a time."""
 
 
 class SS2D(nn.Module):
@@ -45,6 +50,7 @@ class SS2D(nn.Module):
 
     Raises:
         ArgumentError: a size below 1.
+        ShapeError: u has another number of channels or dimensions, or an empty side.
         UnknownNameError: an unknown backend.
 
     Source:
@@ -86,9 +92,15 @@ class SS2D(nn.Module):
     def forward(self, u: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Scan u, (batch, H, W, d_inner).
 
-        u may come as a list of groups of channels. v then does too, and the list is emptied on the way, so that no more
-        than one group is there twice.
+        u may come as a list of groups of channels. v then does too, and the list is emptied during the scan, so that at
+        most one group is in memory twice.
+
+        Raises:
+            ShapeError: u has another number of channels or dimensions, or an empty side.
         """
+        width = self.D.shape[1]
+        if isinstance(u, Tensor) and (u.dim() != 4 or u.shape[-1] != width or u.numel() == 0):
+            raise ShapeError(f"SS2D expects u (batch, H, W, {width}), every size at least 1, got {tuple(u.shape)}")
         groups = list(torch.split(u, _groups(u) or u.shape[-1], dim=-1)) if isinstance(u, Tensor) else u
         low_rank, B, C = join_bands(self._weights(groups), groups[0].shape[1])
         v, first = [], 0
@@ -132,6 +144,7 @@ class VSSBlock(nn.Module):
     Raises:
         ShapeError: x has another number of channels, or an empty side.
         ArgumentError: a size below 1, or drop_path outside [0, 1).
+        UnknownNameError: an unknown backend.
 
     Source:
         MambaIC section 3.2, figure 2b; dt_rank = ceil(dim / 16).
@@ -173,8 +186,8 @@ class VSSBlock(nn.Module):
 
         u follows a row behind the gate, for its convolution looks at the next row.
         """
-        # a wrapped or watched scan gets u whole: more memory, the same bits
-        parts = _groups(pixels) if type(self.scan) is SS2D and not self.scan._forward_hooks else None
+        # a wrapped or hooked scan gets u whole: more memory, the same bits
+        parts = _groups(pixels) if type(self.scan) is SS2D and not _is_hooked(self.scan) else None
         ahead = [bands[0] + 1, *bands[1:-1], bands[-1] - 1] if len(bands) > 1 else bands
         margin = None  # the last two rows before the convolution, which the next band needs
         for rows, x in zip(bands, _split(pixels, ahead), strict=True):
@@ -205,7 +218,7 @@ def _limit(limits: dict[str, int], x: Tensor) -> int:
 
 
 def _bands(x: Tensor, channels: int) -> list[int]:
-    """Rows of each band that is worked on at a time; several bands have two rows or more each."""
+    """Rows of each band that is worked on at a time; several bands have `_LEAST_ROWS` or more each."""
     height, width = x.shape[1:3]
     count = height // max(_LEAST_ROWS, _limit(_BAND, x) // (width * channels)) if _is_large(x) else 1
     return [height // count + (i < height % count) for i in range(count)] if count > 1 else [height]
@@ -214,6 +227,12 @@ def _bands(x: Tensor, channels: int) -> list[int]:
 def _split(x: Tensor, bands: list[int]) -> tuple[Tensor, ...]:
     """The bands of x; one is x itself, for the gradient of a split is a copy."""
     return (x,) if len(bands) == 1 else torch.split(x, bands, dim=1)
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Whether hooks of the module would get its inputs or outputs, or their gradients."""
+    names = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in names)
 
 
 def _groups(x: Tensor) -> int | None:

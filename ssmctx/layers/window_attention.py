@@ -28,7 +28,7 @@ class WindowLocalAttention(nn.Module):
     Args:
         dim: channels of the image (batch, dim, H, W), of any H and W of at least 1; the result has its shape.
         window_size: side of a window, in positions.
-        num_heads: heads; None makes them as wide as possible up to 32 channels.
+        num_heads: number of heads; None: the fewest whose width is at most 32 channels.
         shift: moves the window grid by half a window to the upper left.
 
     Raises:
@@ -103,8 +103,9 @@ class WindowLocalAttention(nn.Module):
         # not torch's fused attention: which kernel that takes, and so what it rounds, depends on the gradient mode
         logits = (q * q.shape[-1] ** -0.5) @ k.mT + self._bias(indices)
         if padded is not None:
-            # every window holds at least one real position, so no row of the softmax is empty
-            logits = logits.masked_fill(padded[:, :, None, None, :], float("-inf"))
+            # the exponential of this is 0 beside a real position, as that of -inf; exported graphs have windows without
+            # one, of which -inf would make NaN
+            logits = logits.masked_fill(padded[:, :, None, None, :], torch.finfo(logits.dtype).min)
         y: Tensor = self.proj(rearrange(logits.softmax(-1) @ v, "b w h n d -> b w n (h d)"))
         return windows + y
 

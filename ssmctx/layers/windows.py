@@ -40,7 +40,9 @@ class WindowGrid:
     def _padding(self) -> tuple[int, int, int, int]:
         """Left, right, above, below."""
         right, below = (self.size - (side + self.before) % self.size for side in (self.width, self.height))
-        if not _exporting():  # an exported graph pads by a whole window, never by none: it holds for every size then
+        # an exported graph pads by 1 to `size` positions and never by 0, so that it holds for every size: a side that
+        # is a multiple of `size` gains windows of padding only
+        if not _exporting():
             right, below = right % self.size, below % self.size
         return self.before, right, self.before, below
 

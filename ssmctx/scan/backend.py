@@ -6,6 +6,7 @@ import functools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ __all__ = ["Backend", "backends", "load", "resolve"]
 class Backend:
     """A scan backend. Register a function without arguments that makes it in `ssmctx.registry.scan_backends`.
 
-    `forward(inputs)` returns v and the last state; `backward(dv, dlast, inputs)` the gradients of the eight tensors. A
+    `forward(inputs)`, with a `ScanInputs`, returns v (batch, H, W, d) and the last states (batch, K, d, N);
+    `backward(dv, dlast, inputs)` the gradients of the eight tensors in the order u, dt_raw, A, B, C, D, dt_bias, h0. A
     backend without `backward` is torch code that autograd differentiates. With `low_rank` both also take dt_weight as
     a last argument; then dt_raw is the low-rank form (batch, H, W, K, rank) of step sizes, and the second gradient
     still that of the whole (batch, H, W, K, d).
@@ -39,6 +41,8 @@ class Backend:
         auto_devices: device types that the priority holds for; None for all that it runs on.
         differentiable: the same as `forward` in torch code that autograd differentiates any number of times and the
             transforms of `torch.func` go through; None where `forward` is that (without `backward`) or there is none.
+            The exception is "mamba_ssm", whose `forward` asks whether h0 is zero: that waits for the GPU and fails
+            under vmap.
 
     Examples:
         >>> from ssmctx import registry
@@ -95,7 +99,9 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, states: int) ->
     if name != "auto":
         backend = load(name)
         if reason := backend.refuses(device, dtype, states):
-            raise BackendUnavailableError(f"scan backend {name!r} cannot be used: {reason}; or choose 'auto'")
+            raise BackendUnavailableError(
+                f"scan backend {name!r} cannot be used: {reason}. Choose another backend or 'auto'"
+            )
         return backend
     return _first(device, dtype, states, scan_backends.names())
 
@@ -104,7 +110,7 @@ def resolve(name: str, device: torch.device, dtype: torch.dtype, states: int) ->
 def _first(device: torch.device, dtype: torch.dtype, states: int, names: tuple[str, ...]) -> Backend:
     log = logging.getLogger("ssmctx")
     for backend in _candidates(device.type, names):
-        reason = backend.refuses(device, dtype, states)
+        reason = _answer(backend.refuses, device, dtype, states)
         if reason is None:
             log.info("scan on %s in %s: backend %r", device, dtype, backend.name)
             return backend
@@ -112,6 +118,14 @@ def _first(device: torch.device, dtype: torch.dtype, states: int, names: tuple[s
         level = logging.WARNING if device.type == "cuda" else logging.INFO
         log.log(level, "scan on %s in %s: not backend %r, %s", device, dtype, backend.name, reason)
     raise BackendUnavailableError(f"no scan backend can be used on {device} in {dtype}")
+
+
+def _answer(ask: Callable[..., str | None], *arguments: Any) -> str | None:
+    """What a backend says against itself; what it raises instead, for it may be another package's."""
+    try:
+        return ask(*arguments)
+    except Exception as error:
+        return f"it failed: {error!r}"
 
 
 def _candidates(device: str, names: tuple[str, ...]) -> list[Backend]:
@@ -147,6 +161,7 @@ def backends() -> None:
 
 def _why_not(name: str) -> str | None:
     try:
-        return load(name).unavailable()
+        backend = load(name)
     except Exception as error:  # another package's
         return f"it cannot be loaded: {error!r}"
+    return _answer(backend.unavailable)

@@ -1,18 +1,34 @@
-"""Checks of values that a scan is given."""
+"""Checks of shapes and values that a scan is given."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from ssmctx.errors import ArgumentError, NonFiniteError
+from ssmctx.errors import ArgumentError, NonFiniteError, ShapeError
 
-__all__ = ["check_values", "under_transforms"]
+__all__ = ["check_shapes", "check_values", "under_transforms"]
 
 
 def under_transforms() -> bool:
     """Whether a transform of `torch.func` (grad, vmap, jvp, ...) is running."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def check_shapes(
+    expected: Mapping[str, tuple[Tensor, tuple[int, ...]]], u: Tensor, owner: str = "", **counts: int
+) -> None:
+    """Check tensors by name against the shape that each must have; u and the counts are what the shapes follow from.
+
+    Raises:
+        ShapeError: a tensor has another shape.
+    """
+    for name, (tensor, shape) in expected.items():
+        if tuple(tensor.shape) != shape:
+            given = ", ".join([f"u {tuple(u.shape)}", *(f"{count} {what}" for what, count in counts.items())])
+            raise ShapeError(f"{owner}{name} must be {shape} for {given}, got {tuple(tensor.shape)}")
 
 
 def check_values(A: Tensor, u: Tensor, **others: Tensor) -> None:

@@ -4,9 +4,9 @@ Forward and backward walk the sequence in chunks; within a chunk, exponentials, 
 whole-tensor operations and only the recurrence itself steps. Backward finds the state at each chunk's start again and
 recomputes the rest.
 
-Bits must not follow the number of threads. Torch shares out a tensor by threads, and what does not fill a whole vector
-of a thread's share goes through other instructions; so only operations are used for which both give the same bits
-(softplus and sigmoid do not), and contractions are products and sums rather than calls to a library of matrices.
+Results must not depend on the number of threads. Torch shares out a tensor by threads, and what does not fill a whole
+vector of a thread's share goes through other instructions; so only operations are used for which both give the same
+bits (softplus and sigmoid do not), and contractions are products and sums rather than BLAS calls.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ssmctx.constants import constant
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
 from ssmctx.scan.inputs import ScanInputs
@@ -34,10 +35,8 @@ def backend() -> Backend:
 
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
-    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
-    dt = _softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
-    x, dt, B, C = (to_sequences(t, order) for t in (u, dt, B, C))
+    u, A, D, h0 = inputs.u, inputs.A, inputs.D, inputs.h0
+    order, x, dt, B, C = _sequences(inputs)
     v = torch.empty_like(x)
     h = h0.transpose(0, 1)
     for t in _chunks(len(x), h.numel()):
@@ -49,8 +48,8 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
 def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
-    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
+    u, dt_raw, A, B, C, D, dt_bias, h0, _, softplus = inputs
+    order = _order(inputs)
     raw = to_sequences(dt_raw + dt_bias, order)
     dt = _softplus(raw) if softplus else raw
     x, g, B, C = (to_sequences(t, order) for t in (u, dv, B, C))
@@ -90,10 +89,8 @@ def differentiable(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
     Autograd differentiates it any number of times, and the transforms of `torch.func` go through it.
     """
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
-    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
-    dt = _softplus(dt_raw + dt_bias) if softplus else dt_raw + dt_bias
-    x, dt, B, C = (to_sequences(t, order) for t in (u, dt, B, C))
+    u, A, D, h0 = inputs.u, inputs.A, inputs.D, inputs.h0
+    order, x, dt, B, C = _sequences(inputs)
     decay = torch.exp(dt[..., None] * A[:, None])
     driven = (dt * x)[..., None] * B[..., None, :]
     h, states = h0.transpose(0, 1), []
@@ -102,6 +99,17 @@ def differentiable(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
         states.append(h)
     v = (torch.stack(states) * C[..., None, :]).sum(-1)
     return from_sequences(v, order, u.shape[1], u.shape[2]) + D.sum(0) * u, h.transpose(0, 1).contiguous()
+
+
+def _order(inputs: ScanInputs) -> Tensor:
+    return constant(scan_order, *inputs.u.shape[1:3], inputs.directions, device=inputs.u.device)
+
+
+def _sequences(inputs: ScanInputs) -> tuple[Tensor, ...]:
+    """The order of the pixels, and in that order u, the step sizes, B and C."""
+    order, dt = _order(inputs), inputs.dt_raw + inputs.dt_bias
+    dt = _softplus(dt) if inputs.softplus else dt
+    return order, *(to_sequences(x, order) for x in (inputs.u, dt, inputs.B, inputs.C))
 
 
 def _softplus(x: Tensor) -> Tensor:

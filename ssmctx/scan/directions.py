@@ -13,8 +13,16 @@ DIRECTIONS = ("row", "column", "row-reversed", "column-reversed")
 """Names of the scan directions, in the order of SS2D's parameters."""
 
 
-def scan_order(height: int, width: int, directions: Sequence[str] = DIRECTIONS) -> Tensor:
+def scan_order(
+    height: int, width: int, directions: Sequence[str] = DIRECTIONS, device: torch.device | str | None = None
+) -> Tensor:
     """Pixel number (row * width + column) that each direction visits at each position.
+
+    Args:
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        directions: from `DIRECTIONS`.
+        device: of the result; None is torch's default device.
 
     Returns:
         int64 tensor (height * width, number of directions).
@@ -24,7 +32,7 @@ def scan_order(height: int, width: int, directions: Sequence[str] = DIRECTIONS) 
         >>> scan_order(2, 3, ["row", "column-reversed"]).T.tolist()
         [[0, 1, 2, 3, 4, 5], [5, 2, 4, 1, 3, 0]]
     """
-    rows = torch.arange(height * width)
+    rows = torch.arange(height * width, device=device)
     columns = rows.view(height, width).t().flatten()
     orders = {"row": rows, "column": columns, "row-reversed": rows.flip(0), "column-reversed": columns.flip(0)}
     return torch.stack([orders[name] for name in directions], dim=1)

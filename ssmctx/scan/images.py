@@ -1,4 +1,4 @@
-"""The selective scan of images along several directions: the front, which checks arguments."""
+"""The selective scan of images along several directions: the public function, which checks its arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ssmctx.errors import ArgumentError, ShapeError
-from ssmctx.scan.checks import check_values
+from ssmctx.scan.checks import check_shapes, check_values
 from ssmctx.scan.directions import DIRECTIONS
 from ssmctx.scan.operator import scan
 
@@ -50,7 +50,8 @@ def cross_selective_scan(
 
     Raises:
         ShapeError: an argument's shape does not fit the others.
-        ArgumentError: an unknown direction, a value of A that is not negative, or a tensor of a foreign device or type.
+        ArgumentError: an unknown direction, a value of A that is not negative, a tensor on another device, or not
+            floating point.
         NonFiniteError: an argument holds NaN or an infinity.
         UnknownNameError: an unknown backend.
         BackendUnavailableError: the named backend cannot take this scan.
@@ -80,8 +81,8 @@ def _check(
         raise ArgumentError(f"directions must be one or more of {DIRECTIONS}, got {tuple(directions)}")
     if u.dim() != 4 or u.numel() == 0:
         raise ShapeError(f"u must be (batch, H, W, d) with every size at least 1, got {tuple(u.shape)}")
-    if A.dim() != 3:
-        raise ShapeError(f"A must be (directions, d, N), got {tuple(A.shape)}")
+    if A.dim() != 3 or A.shape[-1] == 0:
+        raise ShapeError(f"A must be (directions, d, N) with N at least 1, got {tuple(A.shape)}")
     batch, height, width, channels = u.shape
     count, states = len(directions), A.shape[-1]
     expected = {
@@ -92,7 +93,4 @@ def _check(
         "D": (D, (count, channels)),
         "dt_bias": (dt_bias, (count, channels)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            sizes = f"u {tuple(u.shape)}, {count} directions, {states} states"
-            raise ShapeError(f"{name} must be {shape} with {sizes}; got {tuple(tensor.shape)}")
+    check_shapes(expected, u, directions=count, states=states)

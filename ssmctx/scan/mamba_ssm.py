@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from ssmctx.constants import constant
 from ssmctx.errors import ArgumentError
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
@@ -16,7 +17,10 @@ __all__ = ["backend", "forward"]
 
 
 def backend() -> Backend:
-    """The `mamba_ssm` backend."""
+    """The `mamba_ssm` backend.
+
+    Its kernel starts from zero states. To ask whether h0 is zero waits for the GPU and fails under vmap.
+    """
     return Backend("mamba_ssm", unavailable, forward, devices=("cuda",), dtypes=(torch.float32,), max_states=256)
 
 
@@ -38,7 +42,7 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
     if bool(h0.any()):
         raise ArgumentError("scan backend 'mamba_ssm' starts from zero states, got others: choose another backend")
-    order = scan_order(u.shape[1], u.shape[2], directions).to(u.device)
+    order = constant(scan_order, u.shape[1], u.shape[2], directions, device=u.device)
     batch, count, channels, states = len(u), *A.shape
     # its layout is (batch, channels, L), directions as groups of channels
     x, dt, B, C = (to_sequences(t, order).permute(2, 1, 3, 0) for t in (u, dt_raw, B, C))

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssmctx.errors import BackendUnavailableError, ShapeError
+from ssmctx.errors import BackendUnavailableError
 from ssmctx.scan.backend import Backend, load, resolve
-from ssmctx.scan.checks import under_transforms
+from ssmctx.scan.checks import check_shapes, under_transforms
 from ssmctx.scan.inputs import ScanInputs
 
 __all__ = ["scan"]
@@ -32,8 +32,8 @@ def _backend(arguments: Sequence[Any]) -> Backend:
 def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
     """What the backend's functions take; kernels read and write where the shapes say, so these are checked here."""
     *tensors, directions, softplus, _, dt_weight = arguments
-    u, dt_raw, A, B, C, D, dt_bias, h0 = (tuple(x.shape) for x in tensors)
-    (batch, height, width, channels), count, states = u, len(directions.split()), A[-1]
+    u, dt_raw, A, B, C, D, dt_bias, h0 = tensors
+    (batch, height, width, channels), count, states = u.shape, len(directions.split()), A.shape[-1]
     steps = channels if dt_weight is None else dt_weight.shape[-1]
     expected = {
         "dt_raw": (dt_raw, (batch, height, width, count, steps)),
@@ -43,11 +43,10 @@ def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
         "D": (D, (count, channels)),
         "dt_bias": (dt_bias, (count, channels)),
         "h0": (h0, (batch, count, channels, states)),
-        "dt_weight": (() if dt_weight is None else tuple(dt_weight.shape), () if dt_weight is None else (*D, steps)),
     }
-    for name, (shape, wanted) in expected.items():
-        if shape != wanted:
-            raise ShapeError(f"the scan operator's {name} must be {wanted} for u {u}, got {shape}")
+    if dt_weight is not None:
+        expected["dt_weight"] = dt_weight, (count, channels, steps)
+    check_shapes(expected, u, "the scan operator's ")
     if dt_weight is not None and backend.low_rank:
         return _contiguous(tensors, directions, softplus), dt_weight.contiguous()
     return (_multiplied(arguments),)
@@ -71,10 +70,10 @@ def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor
     Raises:
         BackendUnavailableError: a transform of `torch.func` is running, and the named backend cannot go through it.
     """
-    name = arguments[-2]
-    if name == "auto" and not under_transforms():
-        return None
-    backend = load("torch") if name == "auto" else _backend(arguments)
+    _, _, A, *_, name, _ = arguments
+    if name == "auto" and not under_transforms() and not isinstance(A.shape[-1], int):
+        return None  # of a trace, whose sizes are no integers to choose by
+    backend = load("torch") if name == "auto" and under_transforms() else _backend(arguments)
     if backend.backward is None:
         return backend.forward
     if not under_transforms():
@@ -112,10 +111,10 @@ def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, .
 
 
 def _backward_of(backend: Backend) -> Callable[..., tuple[Tensor, ...]]:
-    if backend.backward is None:  # only compiled code comes here with one: `scan` calls it directly
+    if backend.backward is None:  # only compiled and traced code comes here with one: `scan` calls it directly
         raise BackendUnavailableError(
-            f"scan backend {backend.name!r} is differentiated by autograd, which torch.compile cannot do here; "
-            "choose 'auto'"
+            f"scan backend {backend.name!r} is differentiated by autograd, which compiled and traced code cannot do; "
+            "choose 'torch'"
         )
     return backend.backward
 
@@ -229,9 +228,10 @@ def scan(
     backend: str,
     dt_weight: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """v (batch, H, W, d) and the last states (batch, K, d, N), in float32 or wider; shapes are not checked.
+    """v (batch, H, W, d) and the last states (batch, K, d, N), in float32 or wider.
 
-    With dt_weight (K, d, rank) the step sizes are its product with dt_raw, then (batch, H, W, K, rank).
+    With dt_weight (K, d, rank) the step sizes are its product with dt_raw, then (batch, H, W, K, rank). Shapes are
+    checked only where a backend with its own gradients runs.
     """
     work = torch.promote_types(u.dtype, torch.float32)
     if h0 is None:

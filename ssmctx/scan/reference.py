@@ -1,4 +1,7 @@
-"""The scan as its equation reads: one pixel after the other, in any floating dtype. Slow, and the truth."""
+"""The scan as its equation reads: one pixel after the other, in any floating dtype.
+
+Slow; the other backends are tested against it.
+"""
 
 from __future__ import annotations
 

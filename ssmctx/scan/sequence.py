@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctx.errors import ShapeError
-from ssmctx.scan.checks import check_values
+from ssmctx.scan.checks import check_shapes, check_values
 from ssmctx.scan.operator import scan
 
 __all__ = ["selective_scan"]
@@ -93,8 +93,10 @@ def selective_scan(
 
     Raises:
         ShapeError: an argument's shape does not fit the others.
-        ArgumentError: A is not negative.
+        ArgumentError: a value of A that is not negative, a tensor on another device, or not floating point.
         NonFiniteError: an argument holds NaN or an infinity.
+        UnknownNameError: an unknown backend.
+        BackendUnavailableError: the named backend cannot take this scan.
 
     Source:
         Mamba (Gu and Dao, 2023), algorithm 2; MambaIC section 3.1, equations 7-9.
@@ -109,8 +111,8 @@ def selective_scan(
     if u.dim() != 3 or u.numel() == 0:
         raise ShapeError(f"u must be (batch, d, L) with every size at least 1, got {tuple(u.shape)}")
     batch, channels, length = u.shape
-    if A.dim() != 2 or A.shape[0] != channels:
-        raise ShapeError(f"A must be ({channels}, N) for u {tuple(u.shape)}, got {tuple(A.shape)}")
+    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
+        raise ShapeError(f"A must be ({channels}, N) with N at least 1 for u {tuple(u.shape)}, got {tuple(A.shape)}")
     states = A.shape[1]
     D = u.new_zeros(channels) if D is None else D
     delta_bias = u.new_zeros(channels) if delta_bias is None else delta_bias
@@ -122,9 +124,7 @@ def selective_scan(
         "z": (u if z is None else z, (batch, channels, length)),
         "initial_state": (h0, (batch, channels, states)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tuple(tensor.shape) != shape:
-            raise ShapeError(f"{name} must be {shape} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
+    check_shapes(expected, u)
     check_values(u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, initial_state=h0)
     _check_weights("B", B, u, states)
     _check_weights("C", C, u, states)

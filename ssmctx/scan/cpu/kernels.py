@@ -72,7 +72,7 @@ def _new_gradients(padded):
     return GradientChunk(dv, dh, dA, _rows(1, LANES), _rows(1, LANES), dt, dtx, dB, dC, trail, sums)
 
 
-# arrays are handed over whole, with the indices of the row that is meant: a view of each would have to be counted
+# arrays are passed whole, with row indices: numba would reference-count a view
 
 
 @njit(**_INLINE)

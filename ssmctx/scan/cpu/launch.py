@@ -18,13 +18,19 @@ from ssmctx.scan.inputs import ScanInputs
 __all__ = ["backend", "backward", "forward"]
 
 _FEW_TASKS = 8
+"""Tasks (an image and a block of channels each) below which each direction is a task of its own."""
+
 _LARGE = 1 << 22
+"""Elements of u from which on this is so only with fewer tasks than threads."""
 
 
 def backend() -> Backend:
     """The `cpu` backend."""
     return Backend(
-        *("cpu", jit.unavailable, forward, backward),
+        "cpu",
+        jit.unavailable,
+        forward,
+        backward,
         devices=("cpu",),
         dtypes=(torch.float32,),
         max_states=MAX_STATES,
@@ -91,9 +97,11 @@ def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
 
 
 def _add_up(parts: Tensor) -> Tensor:
-    """Sum over the first dimension, in order."""
-    total = parts[0]
-    for part in parts[1:]:
+    """Sum over the first dimension, in order; no view of several parts, which would keep all of them in memory."""
+    if len(parts) == 1:
+        return parts[0]
+    total = torch.add(parts[0], parts[1])
+    for part in parts[2:]:
         total += part
     return total
 

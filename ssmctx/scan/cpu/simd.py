@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["WIDTH", "Array", "Builder", "Variable", "Vector", "exp2", "maximum", "sigmoid", "softplus", "vectors"]
+__all__ = ["WIDTH", "Array", "Builder", "Variable", "Vector", "exp2", "sigmoid", "softplus", "vectors"]
 
 WIDTH = 16
 """Lanes of a vector."""
@@ -60,7 +60,7 @@ class Vector:
         return Vector(self.ir, self.ir.bitcast(self.ir.add(self.ir.bitcast(self.value, _INTS), exponent), _FLOATS))
 
     def where(self, condition: Any, other: float) -> Vector:
-        """Itself where an IR index is not 0, another number where it is."""
+        """self where `condition` is non-zero, `other` elsewhere."""
         chosen = self.ir.icmp_unsigned("!=", condition, ir.Constant(condition.type, 0))
         return Vector(self.ir, self.ir.select(chosen, self.value, self.of(other).value))
 
@@ -78,7 +78,7 @@ def _constant(ir_builder: Any, number: float) -> Vector:
     return Vector(ir_builder, ir.Constant(_FLOATS, [float(np.float32(number))] * WIDTH))
 
 
-def maximum(x: Vector, y: Vector | float) -> Vector:
+def _maximum(x: Vector, y: Vector | float) -> Vector:
     """The larger one, lane by lane; NaN where x is."""
     y = x.of(y)
     return Vector(x.ir, x.ir.select(x.ir.fcmp_unordered(">", x.value, y.value), x.value, y.value))
@@ -89,8 +89,8 @@ _ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, kept in the l
 
 
 def exp2(t: Vector) -> Vector:
-    """2^t for t <= 0, relative error 1.1e-7, exact at 0; below -126 it is 2^-126, which is as good as 0."""
-    t = maximum(t, -126.0)
+    """2^t for t <= 0, relative error 1.1e-7, exact at 0; below -126 it is 2^-126, negligible against any state."""
+    t = _maximum(t, -126.0)
     whole = t + _ROUND
     f = t - (whole - _ROUND)
     return _polynomial(f, 1.33003e-3, 9.66971e-3, 5.55056e-2, 2.4022282e-1, 0.6931471805599453, 1.0).times_power_of_two(
@@ -103,7 +103,7 @@ def softplus(x: Vector) -> Vector:
     e = _exp_of_minus_abs(x)
     s = e / (e + 2.0)  # log(1 + e) = 2 artanh(s), s <= 1/3
     series = _polynomial(s * s, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
-    return maximum(x, 0.0) + s * 2.0 * series
+    return _maximum(x, 0.0) + s * 2.0 * series
 
 
 def sigmoid(x: Vector) -> Vector:
@@ -114,7 +114,7 @@ def sigmoid(x: Vector) -> Vector:
 
 
 def _exp_of_minus_abs(x: Vector) -> Vector:
-    return exp2(maximum(x, x * -1.0) * -_LOG2E)
+    return exp2(_maximum(x, x * -1.0) * -_LOG2E)
 
 
 def _polynomial(x: Vector, *coefficients: float) -> Vector:

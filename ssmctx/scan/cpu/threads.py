@@ -38,7 +38,8 @@ def share_out(kernel: Callable[[int, int], object], tasks: int) -> None:
     if threads == 1:
         kernel(0, 1)
         return
-    # more shares than threads: whoever is done takes the next, so that a thread that was held up holds up nobody
+    # more shares than threads: a thread that finishes takes the next share, so that a slow thread does not delay the
+    # others
     shares = min(tasks, _SHARES_A_THREAD * threads)
     waiting = iter(range(shares))  # taking the next one holds the GIL
 
@@ -50,7 +51,7 @@ def share_out(kernel: Callable[[int, int], object], tasks: int) -> None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ssmctx")
     others: list[Future[None]] = []
     try:
-        # after the main thread has ended Python starts no more work on a pool: whoever is there does all the shares
+        # after the main thread has ended Python starts no more work on a pool: the calling thread does all the shares
         with suppress(RuntimeError):
             for _ in range(threads - 1):
                 others.append(_pool.submit(work))

@@ -54,7 +54,10 @@ def backend() -> Backend:
     """The `triton` backend."""
     devices = ("cuda", "cpu") if _interpreted() else ("cuda",)
     return Backend(
-        *("triton", unavailable, forward, backward),
+        "triton",
+        unavailable,
+        forward,
+        backward,
         devices=devices,
         dtypes=(torch.float32,),
         max_states=64,
@@ -68,7 +71,7 @@ def unavailable() -> str | None:
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:
-        return "triton is not installed: it comes with torch for CUDA on Linux"
+        return "triton is not installed: it comes with CUDA builds of torch on Linux"
     if tuple(int(x) for x in version.split(".")[:2]) < (3, 4):
         return f"triton {version} is too old: 3.4, of torch 2.8, or newer is needed"
     if _interpreted() or (torch.version.cuda and torch.cuda.is_available()):
