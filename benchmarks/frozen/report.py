@@ -25,7 +25,10 @@ def grouped(results: list[Result]) -> list[dict[str, Any]]:
         key = tuple(plan[name] for name in ("context", "distribution", "steps", "minutes", "batch", "crop", "rate"))
         groups.setdefault(key, []).append(result)
     rows = [_row(group) for group in groups.values()]
+    timed = {(row["context"], row["distribution"]): row for row in rows if row["decode_s"]}
     for row in rows:
+        like = timed.get((row["context"], row["distribution"]), row)  # the same layers, trained for longer or not
+        row.update(loop_s=like["loop_s"], decode_s=like["decode_s"])
         paper = [other for other in rows if other["context"] == BASELINE and other["budget"] == row["budget"]]
         for column, distribution in (("against_same", row["distribution"]), ("against_gaussian", "gaussian")):
             found = [other["bpp"] for other in paper if other["distribution"] == distribution]
