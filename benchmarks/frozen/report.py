@@ -122,10 +122,11 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         own = [row for row in timed if row["context"].startswith(starts)]
         timed = [row for row in timed if row not in own]
         axes.scatter([1e3 * row["decode_s"] for row in own], [row["bpp"] for row in own], color=colour, label=kind)
-        for row in own:
+        for number, row in enumerate(sorted(own, key=lambda row: float(row["decode_s"]))):
             at = (1e3 * row["decode_s"], row["bpp"])
             name = row["context"].partition(":")[0] + ("" if ":" not in row["context"] else ", scales from integers")
-            axes.annotate(name, at, xytext=(6, 3), textcoords="offset points", fontsize=8, color=colour)
+            place = (6, 3) if number % 2 else (6, -9)  # neighbours apart
+            axes.annotate(name, at, xytext=place, textcoords="offset points", fontsize=7, color=colour)
     axes.margins(x=0.15)
     axes.set_xlabel("ms to decode y and z of a 768x512 image, one thread")
     axes.set_ylabel("bits per pixel, mean of all test images")
