@@ -257,6 +257,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "import": ("import", import_time),
     "contexts": ("contexts", contexts),
     "context-parts": ("contexts", parts),
+    "contexts-base": ("contexts-base", contexts),
 }
 
 
