@@ -95,10 +95,10 @@ def test_what_is_no_mean_and_scale_is_refused_by_name_of_the_step(wrong, error, 
 def test_numbers_that_are_not_finite_are_not_compressed(value):
     y = latent(1, 2, M, 5, 7)
     with pytest.raises(
-        NonFiniteError, match="step 3, channels 2 to 5: the context predicts a scale that is NaN or inf"
+        NonFiniteError, match="step 3, channels 2 to 5: a scale is NaN or infinite; check the weights of the context"
     ):
         model_of(lambda mean, scale: (mean, _spoilt(scale, value))).compress(y)
-    with pytest.raises(NonFiniteError, match="step 1, channels 0 to 1: the context predicts a mean that is NaN or inf"):
+    with pytest.raises(NonFiniteError, match="step 1, channels 0 to 1: a mean is NaN or infinite; check the weights"):
         model_of(lambda mean, scale: (_spoilt(mean, value), scale), at=1).compress(y)
 
 
