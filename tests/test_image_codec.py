@@ -442,6 +442,8 @@ class Echo(nn.Module):
 def test_a_quality_is_coded_as_the_file_stores_it():
     codec = ImageCodec(CODEC.g_a, CODEC.g_s, Echo(), stride=STRIDE)
     assert codec.decode(codec.encode(image_of(9, 11), quality=0.3)).shape == (3, 9, 11)
+    of_rates = codec_of(qualities=2)
+    assert of_rates.encode(image_of(9, 11), quality=torch.tensor(0.5)) == of_rates.encode(image_of(9, 11), quality=0.5)
     for quality in (-1, "high", float("nan")):
         with pytest.raises(ArgumentError, match="a file stores a quality from 0 on, one number, got"):
             codec.encode(image_of(9, 11), quality=quality)

@@ -41,7 +41,7 @@ def claims(rows: list[dict[str, Any]], budget: str, distribution: str = "laplace
     Args:
         rows: of a report of `benchmarks/contexts.py`.
         budget: of the rows to compare.
-        distribution: the same.
+        distribution: of the rows to compare, too.
     """
     known = {row["context"]: row for row in rows if (row["budget"], row["distribution"]) == (budget, distribution)}
     for part, one, other, paper in CLAIMS:

@@ -124,9 +124,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.scatter([1e3 * row["decode_s"] for row in own], [row["bpp"] for row in own], color=colour, label=kind)
         for number, row in enumerate(sorted(own, key=lambda row: float(row["decode_s"]))):
             at = (1e3 * row["decode_s"], row["bpp"])
-            name = row["context"].partition(":")[0] + ("" if ":" not in row["context"] else ", scales from integers")
             place = (6, 3) if number % 2 else (6, -9)  # neighbours apart
-            axes.annotate(name, at, xytext=place, textcoords="offset points", fontsize=7, color=colour)
+            axes.annotate(row["context"], at, xytext=place, textcoords="offset points", fontsize=7, color=colour)
     axes.margins(x=0.15)
     axes.set_xlabel("ms to decode y and z of a 768x512 image, one thread")
     axes.set_ylabel("bits per pixel, mean of all test images")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.codec.image_files import check_file, code_image, decoded_latent
@@ -22,6 +21,7 @@ from ssmctx.entropy.hyperprior import Rounding
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.layers.checks import check_image, check_positive
+from ssmctx.layers.transforms import pad_image
 from ssmctx.stages import stage
 
 __all__ = ["ImageCodec"]
@@ -121,7 +121,9 @@ class ImageCodec(nn.Module):
             ArgumentError: x is no floating-point tensor, or a quality for a latent codec of one rate; see
                 `MambaICEntropyModel.compress` for more.
         """
-        out = compress_latent(self, self.latent_codec, self.analyse(x), quality)
+        y = self.analyse(x)
+        with coding_numerics(self):
+            out = compress_latent(self.latent_codec, y, quality)
         return {**out, "shape": {**out["shape"], "x": (x.shape[2], x.shape[3])}}
 
     @torch.no_grad()
@@ -145,7 +147,8 @@ class ImageCodec(nn.Module):
         if not is_size(size):
             raise ArgumentError(f'shape must hold the size of x as "x": (H, W), as compress gives it, got {shape!r}')
         latent = {name: value for name, value in shape.items() if name != "x"}
-        y_hat = decompress_latent(self, self.latent_codec, strings, latent, quality)
+        with coding_numerics(self):
+            y_hat = decompress_latent(self.latent_codec, strings, latent, quality)
         return {"x_hat": self.reconstruct(y_hat, (size[0], size[1]))}
 
     def estimate(
@@ -335,8 +338,7 @@ class ImageCodec(nn.Module):
         check_image(type(self).__name__, x, 3)
         if not x.is_floating_point():
             raise ArgumentError(f"x must be floating point in [0, 1], got {x.dtype}: divide by 255, or use encode")
-        height, width = x.shape[-2:]
-        return F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
+        return pad_image(x, self.stride)
 
     def _cropped(self, x_hat: Tensor, size: tuple[int, int]) -> Tensor:
         if x_hat.shape[2] < size[0] or x_hat.shape[3] < size[1]:

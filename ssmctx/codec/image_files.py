@@ -14,8 +14,8 @@ from ssmctx.codec.pixels import Image, as_pixels
 from ssmctx.codec.refine import Progress, check_lambda, lambda_at, recipe_of, refine
 from ssmctx.codec.streams import check_shape, join_streams, split_streams, usual_shape
 from ssmctx.entropy.bitstream import CodedImage
-from ssmctx.entropy.gains import QUALITY_UNITS
-from ssmctx.entropy.numerics import scan_backend
+from ssmctx.entropy.gains import QUALITY_UNITS, plain
+from ssmctx.entropy.numerics import coding_numerics, scan_backend
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
 __all__ = ["check_file", "code_image", "decoded_latent"]
@@ -39,7 +39,8 @@ def code_image(
     y = codec.analyse(x)
 
     def coded(y: Tensor, zeroing: float = 0.0) -> tuple[CodedImage, Tensor | None]:
-        out = compress_latent(codec, codec.latent_codec, y, quality, zeroing)
+        with coding_numerics(codec):
+            out = compress_latent(codec.latent_codec, y, quality, zeroing)
         return _as_file(codec, out, pixels.shape[1:], quality, fingerprint), out.get("y_hat")
 
     plain = coded(y)
@@ -71,10 +72,11 @@ def decoded_latent(codec: Any, coded: CodedImage) -> Tensor:
         padded = tuple(side + -side % codec.stride for side in (coded.height, coded.width))
         shape = check_shape(dict(coded.shape), padded)
     quality = None if coded.quality is None else coded.quality / QUALITY_UNITS
-    try:
-        return decompress_latent(codec, codec.latent_codec, join_streams(coded.sections), shape, quality)
-    except ArgumentError as error:  # all arguments are the file's
-        raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
+    with coding_numerics(codec):
+        try:
+            return decompress_latent(codec.latent_codec, join_streams(coded.sections), shape, quality)
+        except ArgumentError as error:  # all arguments are the file's
+            raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
 
 
 def check_file(codec: Any, coded: CodedImage) -> None:
@@ -90,9 +92,10 @@ def check_file(codec: Any, coded: CodedImage) -> None:
 
 def _as_stored(quality: Any) -> float:
     """A quality as the decoder will read it."""
-    if not isinstance(quality, Real) or not 0 <= float(quality) < 1 << 20:
+    number = plain(quality)
+    if not isinstance(number, Real) or not 0 <= float(number) < 1 << 20:
         raise ArgumentError(f"a file stores a quality from 0 on, one number, got {quality!r}")
-    return round(float(quality) * QUALITY_UNITS) / QUALITY_UNITS
+    return round(float(number) * QUALITY_UNITS) / QUALITY_UNITS
 
 
 def _as_file(

@@ -1,4 +1,4 @@
-"""Calls of a codec's latent codec: its methods, the options that it takes, coding in the coder's arithmetic."""
+"""Calls of a latent codec: its methods, and the options that it takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from ssmctx.codec.streams import named_shape, unnamed_shape
-from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.errors import ArgumentError
 
 __all__ = ["compress_latent", "decompress_latent", "latent_options"]
@@ -31,14 +30,11 @@ def latent_options(latent_codec: nn.Module, quality: Any) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def compress_latent(
-    codec: nn.Module, latent_codec: nn.Module, y: Tensor, quality: float | None, zeroing: float = 0.0
-) -> dict[str, Any]:
-    """What the latent codec's `compress` gives, "shape" with names.
+def compress_latent(latent_codec: nn.Module, y: Tensor, quality: float | None, zeroing: float = 0.0) -> dict[str, Any]:
+    """What the latent codec's `compress` gives, "shape" with names; called inside `coding_numerics`.
 
     Args:
-        codec: what is kept in evaluation mode meanwhile.
-        latent_codec: of the codec.
+        latent_codec: what codes.
         y: latent (batch, M, h, w).
         quality: as the latent codec takes it; None leaves it out.
         zeroing: one of the latent codec's `zeroings`; 0 leaves it out.
@@ -46,23 +42,17 @@ def compress_latent(
     options = latent_options(latent_codec, quality)
     if zeroing:
         options["zeroing"] = zeroing
-    with coding_numerics(codec):
-        out: dict[str, Any] = _method(latent_codec, "compress")(y, **options)
+    out: dict[str, Any] = _method(latent_codec, "compress")(y, **options)
     return {**out, "shape": named_shape(out["shape"])}
 
 
 @torch.no_grad()
 def decompress_latent(
-    codec: nn.Module,
-    latent_codec: nn.Module,
-    strings: Sequence[Sequence[bytes]],
-    shape: Mapping[str, Any],
-    quality: float | None,
+    latent_codec: nn.Module, strings: Sequence[Sequence[bytes]], shape: Mapping[str, Any], quality: float | None
 ) -> Tensor:
-    """The y_hat of strings and shape as `compress_latent` gives them; the other arguments are as it takes them."""
+    """The y_hat of strings and shape as `compress_latent` gives them; the rest is as it takes it."""
     options = latent_options(latent_codec, quality)
-    with coding_numerics(codec):
-        y_hat: Tensor = _method(latent_codec, "decompress")(strings, unnamed_shape(shape), **options)["y_hat"]
+    y_hat: Tensor = _method(latent_codec, "decompress")(strings, unnamed_shape(shape), **options)["y_hat"]
     return y_hat
 
 

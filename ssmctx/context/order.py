@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 _MAX_STEPS = (1 << 14) - 1
-"""Most steps of an order, so that checksums, of two bytes a step, stay below 32 KiB."""
+"""Most steps of an order, so that checksums, of two bytes per step, stay below 32 KiB."""
 
 _LARGEST_TILE = 1 << 12
 

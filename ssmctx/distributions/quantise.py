@@ -44,8 +44,8 @@ def quantise(pmf: NDArray[np.float64]) -> NDArray[np.int32]:
 def quantise_closely(pmf: NDArray[np.float64]) -> NDArray[np.int32]:
     """As `quantise`, for fewer bits: every probability is rounded, and the largest absorb the error of the sum.
 
-    `quantise` rounds down, which leaves up to 1 % of a wide row to its escape. To first order one
-    count costs the same bits in any interval; to second order a large one is cheaper.
+    `quantise` rounds down, which leaves up to 1 % of a wide row to its escape. To first order one count costs the same
+    bits in any interval; to second order a large one is cheaper.
 
     Args:
         pmf: probabilities (n,), the escape's last, at most 65536; their sum need not be exactly 1.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.checks import check_positive
 
-__all__ = ["QUALITY_UNITS", "Gain", "Quality", "QualityGains"]
+__all__ = ["QUALITY_UNITS", "Gain", "Quality", "QualityGains", "plain"]
 
 Quality = float | Sequence[float]
 """A quality for a whole batch, or one for each of its images."""
@@ -101,9 +101,14 @@ class QualityGains(nn.Module):
         Raises:
             ArgumentError: out of range, or no number.
         """
-        plain: Any = quality.tolist() if hasattr(quality, "tolist") else quality  # of a tensor or an array
-        values = plain if isinstance(plain, (list, tuple)) else [plain]
+        numbers = plain(quality)
+        values = numbers if isinstance(numbers, (list, tuple)) else [numbers]
         for value in values:
             if not isinstance(value, Real) or not 0 <= float(value) <= self.count - 1:
                 raise ArgumentError(f"quality must lie in 0..{self.count - 1}, got {value!r}")
         return [round(value * QUALITY_UNITS) for value in values]
+
+
+def plain(quality: Any) -> Any:
+    """A quality in Python's numbers, where it is a tensor or an array."""
+    return quality.tolist() if hasattr(quality, "tolist") else quality

@@ -46,8 +46,9 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
     with full_precision(), evaluation_mode(module), ExitStack() as stack:
-        for device in sorted({"cpu", "cuda"} | {weight.device.type for weight in weights} - {"meta"}):
-            stack.enter_context(torch.autocast(device, enabled=False))
+        for device in sorted({"cpu", "cuda"} | {weight.device.type for weight in weights}):
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 

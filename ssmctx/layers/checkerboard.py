@@ -27,8 +27,7 @@ def checkerboard_taps(kernel_size: int, device: torch.device | str | None = None
         >>> checkerboard_taps(3).int().tolist()
         [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
     """
-    if kernel_size % 2 == 0:
-        raise ArgumentError(f"checkerboard_taps: kernel_size must be odd, got {kernel_size}")
+    _check_odd("checkerboard_taps", kernel_size)
     tap = torch.arange(kernel_size, device=device)
     return (tap[:, None] + tap) % 2 == 1
 
@@ -62,8 +61,7 @@ class CheckerboardConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 5) -> None:
         owner = "CheckerboardConv2d"
         check_positive(owner, in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size)
-        if kernel_size % 2 == 0:
-            raise ArgumentError(f"{owner}: kernel_size must be odd, got {kernel_size}")
+        _check_odd(owner, kernel_size)
         super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,3 +69,8 @@ class CheckerboardConv2d(nn.Conv2d):
         check_image("CheckerboardConv2d", x, self.in_channels)
         taps = checkerboard_taps(self.kernel_size[0], x.device)
         return F.conv2d(x, self.weight.where(taps, 0), self.bias, padding=self.padding)
+
+
+def _check_odd(owner: str, kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ArgumentError(f"{owner}: kernel_size must be odd, got {kernel_size}")

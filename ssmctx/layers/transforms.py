@@ -95,8 +95,8 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
     )
 
 
-def pad_image(x: Tensor) -> Tensor:
-    """Repeat the last row and column of x (batch, 3, H, W) until both sides are multiples of 16.
+def pad_image(x: Tensor, stride: int = STRIDE) -> Tensor:
+    """Repeat the last row and column of x (batch, 3, H, W) until both sides are multiples of a stride.
 
     Examples:
         >>> import torch
@@ -105,4 +105,4 @@ def pad_image(x: Tensor) -> Tensor:
         torch.Size([1, 3, 32, 48])
     """
     height, width = x.shape[-2:]
-    return F.pad(x, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate")
+    return F.pad(x, (0, -width % stride, 0, -height % stride), mode="replicate")

@@ -34,13 +34,13 @@ class Outcome:
         value: what it returned.
         failure: how it ended instead, in words: by a signal, by its time, by its memory, or by an exception.
         seconds: it took.
-        ended: False where it was stopped because its time was over.
+        fatal: whether it ended its process, took too long or too much memory; an exception is not fatal.
     """
 
     value: Any
     failure: str | None
     seconds: float
-    ended: bool = True
+    fatal: bool = False
 
 
 def can_isolate() -> bool:
@@ -82,15 +82,16 @@ def run_each(
                 while done < len(tasks):
                     began = time.monotonic()
                     outcome = _receive(results, seconds)
-                    if outcome is None and time.monotonic() - began >= seconds:
-                        outcome = Outcome(None, f"did not finish within {seconds:g} s", seconds, ended=False)
+                    late = outcome is None and time.monotonic() - began >= seconds
+                    if late:
+                        outcome = Outcome(None, f"did not finish within {seconds:g} s", seconds, fatal=True)
                     done += 1
                     if outcome is None:
                         ending, pid = _reap(pid), 0  # the pid may be reused from here on
-                        yield Outcome(None, f"the process {ending}", time.monotonic() - began)
+                        yield Outcome(None, f"the process {ending}", time.monotonic() - began, fatal=True)
                         break
                     yield outcome
-                    if not outcome.ended:  # the child still works on it: the next task needs another one
+                    if late:  # the child still works on it: the next task needs another one
                         break
         finally:
             if pid:
@@ -138,13 +139,13 @@ def _settle(memory_bytes: int) -> None:
 
 def _outcome(task: Callable[[], object]) -> Outcome:
     began = time.monotonic()
-    value, failure = None, None
+    value, failure, short = None, None, False
     try:
         value = task()
     except Exception as error:
         short = isinstance(error, MemoryError) or "allocate memory" in str(error)
         failure = f"it exceeded its memory limit ({in_brief(error)})" if short else in_brief(error)
-    return Outcome(value, failure, time.monotonic() - began)
+    return Outcome(value, failure, time.monotonic() - began, fatal=short)
 
 
 def _receive(results: BinaryIO, seconds: float) -> Outcome | None:

@@ -79,11 +79,13 @@ def assert_rejects_corruption(
     intact: list[Tensor] = []
     tasks = [_decoding(codec, coded, strings, errors, intact) for _, strings in damaged]
     broken: list[tuple[str, Corruption]] = []
+    fatal = False
     for (corruption, _), outcome in zip(damaged, run_each(tasks, seconds, memory_bytes), strict=True):
         if ending := _wrong_end(outcome, corruption.kind in may_decode):
             broken.append((ending, corruption))
+            fatal = fatal or outcome.fatal
     if broken:
-        _raise(broken, len(damaged))
+        _raise(broken, len(damaged), fatal)
 
 
 def _decoding(
@@ -122,15 +124,14 @@ def _wrong_end(outcome: Outcome, image_allowed: bool) -> str | None:
     return f"{what} instead of an error" if end == "image" else what
 
 
-def _raise(broken: list[tuple[str, Corruption]], count: int) -> None:
+def _raise(broken: list[tuple[str, Corruption]], count: int, fatal: bool) -> None:
     endings: dict[str, list[Corruption]] = {}
     for ending, corruption in broken:
         endings.setdefault(ending, []).append(corruption)
     lines = [f"{len(found)}: {ending}, the first with {found[0]}" for ending, found in endings.items()]
     images = all("reconstruction" in ending for ending in endings)
-    hard = any(mark in ending for ending in endings for mark in ("process", "did not finish", "memory"))
     raise LawBroken(
         _LAW,
         f"{len(broken)} of {count} damaged streams are not rejected:\n    - " + "\n    - ".join(lines),
-        _CAUSES["end" if hard else "image" if images else "error"],
+        _CAUSES["end" if fatal else "image" if images else "error"],
     )
