@@ -151,12 +151,9 @@ def decode_anywhere(report: Report) -> str:
 
 def import_time(report: Report) -> str:
     """Seconds to import."""
-    rows = [[_RENAMED.get(row["name"], row["name"]), f"{row['seconds']:.2f}"] for row in report["rows"]]
+    rows = [[row["name"], f"{row['seconds']:.2f}"] for row in report["rows"]]
     extra = f"{report['extra_s']:.2f}" if report["extra_s"] > 0.02 else "below 0.02"
     return table(["import", "seconds"], [*rows, ["ssmctx on top of torch, median of pairs", extra]])
-
-
-_RENAMED = {"and its entropy model": "torch, ssmctx and MambaICEntropyModel"}  # in older results
 
 
 def codec(report: Report) -> str:
