@@ -28,9 +28,9 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from mambaic.codec import PRESETS, MambaIC, Preset
-from mambaic.images import read_image, to_float
-from mambaic.loss import rate_distortion
-from mambaic.optimisers import optimisers
+from mambaic.images.image_files import read_image, to_float
+from mambaic.training.loss import rate_distortion
+from mambaic.training.optimisers import optimisers
 
 from ssmctx import ImageCodec
 from ssmctx.compat.released import ReleasedMambaIC

@@ -24,8 +24,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 from mambaic.codec import MambaIC
-from mambaic.files import load
-from mambaic.images import find_images, read_image, to_float
+from mambaic.images.coding import load
+from mambaic.images.image_files import find_images, read_image, to_float
 
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.bitstream import CodedImage

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from mambaic.checkpoint import save_checkpoint
 from mambaic.codec import MambaIC
-from mambaic.curves import Curve
-from mambaic.images import write_png
+from mambaic.evaluation.curves import Curve
+from mambaic.images.image_files import write_png
 from sample_images import sample_image
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 
 import torch
-from mambaic.engine import Engine
+from mambaic.training.engine import Engine
 from mambaic_full import main
 
 

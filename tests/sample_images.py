@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from mambaic.images import write_png
+from mambaic.images.image_files import write_png
 
 
 def sample_image(height: int, width: int, seed: int = 0) -> torch.Tensor:

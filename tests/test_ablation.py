@@ -6,10 +6,10 @@ from statistics import fmean, stdev
 
 import pytest
 from example_files import curve, image_folder
-from mambaic import ablation
-from mambaic.ablation import AblationPlan, ablate
-from mambaic.curves import read_curve
-from mambaic.train import TrainingPlan
+from mambaic.evaluation.curves import read_curve
+from mambaic.training import ablation
+from mambaic.training.ablation import AblationPlan, ablate
+from mambaic.training.train import TrainingPlan
 from mambaic_full import main
 
 from ssmctx.errors import ArgumentError

@@ -1,4 +1,4 @@
-"""The shape of the package: what imports what, and what `import ssmctx` loads."""
+"""The shape of the package and of the example: what imports what, and what `import ssmctx` loads."""
 
 import ast
 import functools
@@ -6,23 +6,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mambaic
 import pytest
 
 import ssmctx
 
 PACKAGE = Path(ssmctx.__file__).parent
+EXAMPLE = Path(mambaic.__file__).parent
 ORDER = [
     *["errors", "registry", "memory", "jit", "files", "constants", "lookalike", "stages"],
     *["scan", "layers", "distributions", "context", "entropy", "codec", "compat", "profile", "testing", "__main__"],
 ]
+EXAMPLE_ORDER = [
+    *["errors", "transforms", "codec", "checkpoint", "bundled", "images", "evaluation", "figures", "training"],
+    *["demo", "commands", "__main__"],
+]
 
 
 def layer_of(module: str) -> int:
-    return ORDER.index(module.split(".")[1])
+    package, name = module.split(".")[:2]
+    return {"ssmctx": ORDER, "mambaic": EXAMPLE_ORDER}[package].index(name)
 
 
 def imports(path: Path) -> list[str]:
-    """Modules of ssmctx that a file imports, wherever in the file."""
+    """Modules of ssmctx and of the example that a file imports, wherever in the file."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -33,17 +40,29 @@ def imports(path: Path) -> list[str]:
                 found += [ssmctx._HOMES.get(alias.name, f"ssmctx.{alias.name}") for alias in node.names]
             else:
                 found.append(node.module)
-    return [name for name in found if name.split(".")[0] == "ssmctx"]
+    return [name for name in found if name.split(".")[0] in ("ssmctx", "mambaic")]
 
 
 FILES = sorted(p for p in PACKAGE.rglob("*.py") if p != PACKAGE / "__init__.py")
+EXAMPLE_FILES = sorted(p for p in EXAMPLE.rglob("*.py") if p != EXAMPLE / "__init__.py")
+
+
+def module_of(path: Path, package: Path) -> str:
+    return ".".join([package.name, *path.relative_to(package).with_suffix("").parts])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_no_file_imports_from_a_higher_layer(path):
-    own = layer_of("ssmctx." + path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."))
-    above = [name for name in imports(path) if layer_of(name) > own]
+    own = layer_of(module_of(path, PACKAGE))
+    above = [name for name in imports(path) if name.split(".")[0] == "mambaic" or layer_of(name) > own]
     assert not above, f"{path} imports {above} from a higher layer; the order is {ORDER}"
+
+
+@pytest.mark.parametrize("path", EXAMPLE_FILES, ids=lambda p: str(p.relative_to(EXAMPLE)))
+def test_no_file_of_the_example_imports_from_a_higher_layer(path):
+    own = layer_of(module_of(path, EXAMPLE))
+    above = [name for name in imports(path) if name.split(".")[0] == "mambaic" and layer_of(name) > own]
+    assert not above, f"{path} imports {above} from a higher layer; the order is {EXAMPLE_ORDER}"
 
 
 @pytest.mark.parametrize(
@@ -53,6 +72,7 @@ def test_no_file_imports_from_a_higher_layer(path):
         ("from ssmctx import registry, testing\n", ["ssmctx.registry", "ssmctx.testing"]),
         ("from ssmctx import VSSBlock\n", ["ssmctx.layers"]),
         ("import os, ssmctx.profile\n", ["ssmctx.profile"]),
+        ("from mambaic.codec import MambaIC\n", ["mambaic.codec"]),
     ],
 )
 def test_the_import_check_sees(tmp_path, code, found):
@@ -61,7 +81,7 @@ def test_the_import_check_sees(tmp_path, code, found):
     assert imports(file) == found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", [*FILES, *EXAMPLE_FILES], ids=lambda p: str(p.relative_to(p.parents[2])))
 def test_files_stay_short(path):
     assert len(path.read_text().splitlines()) <= 400
 
@@ -103,7 +123,7 @@ NOT_EVERYWHERE = ("scan.triton.kernels",)
 
 def test_every_module_can_be_the_first_to_be_imported():
     """A circle of imports shows only when one enters it at the wrong place."""
-    modules = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES]
+    modules = [module_of(path, PACKAGE) for path in FILES]
     modules = [name.removesuffix(".__init__") for name in modules if not name.endswith(NOT_EVERYWHERE)]
     # one interpreter that forgets ssmctx between imports: a fresh one for each would load torch eighty times
     code = f"""

@@ -9,15 +9,15 @@ import torch
 from accelerate.state import AcceleratorState
 from mambaic.checkpoint import load_model, read_checkpoint, read_training, training_path
 from mambaic.codec import MambaIC
-from mambaic.data import TrainingCrops
-from mambaic.engine import Engine
 from mambaic.errors import Stopped
-from mambaic.folded import FoldedAnalysis, FoldedSynthesis, start_as_cosines
-from mambaic.loss import rate_distortion
-from mambaic.optimisers import Muon, _matrices, optimisers, orthogonal
-from mambaic.plan import TrainingPlan
-from mambaic.train import train
-from mambaic.wavelets import cosine_blocks
+from mambaic.training.data import TrainingCrops
+from mambaic.training.engine import Engine
+from mambaic.training.loss import rate_distortion
+from mambaic.training.optimisers import Muon, _matrices, optimisers, orthogonal
+from mambaic.training.plan import TrainingPlan
+from mambaic.training.train import train
+from mambaic.transforms.folded import FoldedAnalysis, FoldedSynthesis, start_as_cosines
+from mambaic.transforms.wavelets import cosine_blocks
 from mambaic_full import main
 from sample_images import sample_image, write_photos
 from torch import nn

@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mambaic.bundled import load_bundled
-from mambaic.images import read_image
+from mambaic.images.image_files import read_image
 
 from ssmctx.codec.fingerprint import old_fingerprint
 from ssmctx.entropy import CodedImage
-from ssmctx.entropy.checksums import UNCHECKED, Checksums
+from ssmctx.entropy.bitstream.checksums import UNCHECKED, Checksums
+from ssmctx.entropy.bitstream.varint import put_varint, take_varint
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard
-from ssmctx.entropy.varint import put_varint, take_varint
 from ssmctx.errors import ArgumentError, CorruptStreamError, ModelMismatchError
 
 DATA = Path(__file__).parent / "data"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mambaic.bundled import DEFAULT, load_bundled
-from mambaic.images import read_image, write_png
+from mambaic.images.image_files import read_image, write_png
 from sample_images import sample_image
 
 from ssmctx import __main__

@@ -9,10 +9,10 @@ import re
 import pytest
 import torch
 from example_files import untrained
-from mambaic import evaluate as evaluation
 from mambaic.bundled import DEFAULT, load_bundled
-from mambaic.dial import Coded, Wish, encode, on_dial, search
-from mambaic.images import read_image, write_png
+from mambaic.evaluation import evaluate as evaluation
+from mambaic.images.dial import Coded, Wish, encode, on_dial, search
+from mambaic.images.image_files import read_image, write_png
 from mambaic_full import main
 from sample_images import sample_image
 from test_image_codec import codec_of

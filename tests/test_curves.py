@@ -10,9 +10,9 @@ from compressai.utils.plot.__main__ import parse_json_file
 from example_files import curve
 from hypothesis import given
 from hypothesis import strategies as st
-from mambaic.bdrate import bd_rate
-from mambaic.curves import DEFAULT_SELECTION, PUBLISHED, Curve, published_names, read_curve, same_images
 from mambaic.errors import CurveError
+from mambaic.evaluation.bdrate import bd_rate
+from mambaic.evaluation.curves import DEFAULT_SELECTION, PUBLISHED, Curve, published_names, read_curve, same_images
 from mambaic_full import main
 
 # computed from the published curves by another program: PCHIP of log-rate over the common PSNR, in percent

@@ -10,7 +10,7 @@ from gallery.sound import SoundCodec
 from models import context, latent
 
 from ssmctx import MambaICEntropyModel
-from ssmctx.entropy.checksums import UNCHECKED
+from ssmctx.entropy.bitstream.checksums import UNCHECKED
 from ssmctx.errors import ArgumentError, StreamError
 from ssmctx.testing import Latent, LawBroken, assert_round_trip, run_laws, update_tables
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from mambaic.bundled import bundled_path
 from mambaic.checkpoint import load_model
-from mambaic.classical import CODECS, of_size
 from mambaic.demo import CHECKPOINT, HELD_OUT, photographs
-from mambaic.dial import on_dial
-from mambaic.images import read_image
-from mambaic.measure import psnr
+from mambaic.evaluation.classical import CODECS, of_size
+from mambaic.images.dial import on_dial
+from mambaic.images.image_files import read_image
+from mambaic.images.measure import psnr
 from PIL import features
 
 

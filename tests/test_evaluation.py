@@ -13,15 +13,15 @@ from compressai.utils.plot.__main__ import main as compressai_plot
 from compressai.utils.plot.__main__ import parse_json_file
 from example_files import image_folder, untrained
 from example_work import dies, unreadable
-from mambaic import classical, results
 from mambaic.checkpoint import load_model
-from mambaic.curves import decibels, read_curve
 from mambaic.errors import DataError, EvaluationError
-from mambaic.evaluate import ImageEvaluator, Point, evaluate
-from mambaic.images import read_image, read_scaled
-from mambaic.measure import quality
-from mambaic.parallel import for_each
-from mambaic.timing import Stopwatch, stopwatch
+from mambaic.evaluation import classical, results
+from mambaic.evaluation.curves import decibels, read_curve
+from mambaic.evaluation.evaluate import ImageEvaluator, Point, evaluate
+from mambaic.evaluation.timing import Stopwatch, stopwatch
+from mambaic.images.image_files import read_image, read_scaled
+from mambaic.images.measure import quality
+from mambaic.images.parallel import for_each
 from mambaic_full import main
 from PIL import Image, features
 from sample_images import sample_image

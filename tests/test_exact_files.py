@@ -13,9 +13,9 @@ from torch import nn
 from ssmctx import CarriedStateContext, CodingOrder, ContextModel, ImageCodec, MambaICEntropyModel
 from ssmctx.codec.fingerprint import decoder_fingerprint
 from ssmctx.entropy import CodedImage, ScaleNetwork
-from ssmctx.entropy.checksums import Checksums
+from ssmctx.entropy.bitstream.checksums import Checksums
 from ssmctx.entropy.gains import Gain, QualityGains
-from ssmctx.entropy.scale_steps import scale_steps
+from ssmctx.entropy.scale_network.steps import scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
 from ssmctx.testing import (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from mambaic.checkpoint import load_model, save_checkpoint
 from mambaic.codec import PRESETS, MambaIC
-from mambaic.files import compress_file, decompress_file
-from mambaic.images import find_images, read_image, to_float, write_png
+from mambaic.images.coding import compress_file, decompress_file
+from mambaic.images.image_files import find_images, read_image, to_float, write_png
 from mambaic_full import main
 from sample_images import sample_image, write_photos
 

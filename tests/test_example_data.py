@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mambaic.data import TrainingCrops, batches
 from mambaic.errors import DataError
-from mambaic.images import find_images, read_image, write_png
+from mambaic.images.image_files import find_images, read_image, write_png
+from mambaic.training.data import TrainingCrops, batches
 from PIL import Image
 from sample_images import sample_image, write_photos
 
@@ -179,6 +179,6 @@ def test_nothing_usable(photos, tmp_path):
 def test_a_lying_header_is_found_out(tmp_path, monkeypatch):
     write_png(tmp_path / "a.png", sample_image(20, 20))
     write_png(tmp_path / "b.png", sample_image(40, 40))
-    monkeypatch.setattr("mambaic.data.image_size", lambda path: (40, 40))
+    monkeypatch.setattr("mambaic.training.data.image_size", lambda path: (40, 40))
     crops = TrainingCrops(tmp_path, 32)
     assert any("smaller than its header says" in line for number in range(2) for line in crops[number].broken)

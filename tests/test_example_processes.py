@@ -10,8 +10,8 @@ import torch
 from launched import keep_gradients, without_noise
 from mambaic.checkpoint import load_model, read_training, training_path
 from mambaic.codec import MambaIC
-from mambaic.engine import Engine
-from mambaic.plan import TrainingPlan
+from mambaic.training.engine import Engine
+from mambaic.training.plan import TrainingPlan
 from mambaic_full import main
 from sample_images import write_photos
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from mambaic.checkpoint import load_model, read_checkpoint, read_training, save_checkpoint, training_path
 from mambaic.codec import MambaIC
-from mambaic.engine import Engine
 from mambaic.errors import Stopped
-from mambaic.plan import TrainingPlan
-from mambaic.train import train
+from mambaic.training.engine import Engine
+from mambaic.training.plan import TrainingPlan
+from mambaic.training.train import train
 from mambaic_full import main
 from sample_images import write_photos
 
@@ -67,7 +67,7 @@ def assert_same_training(a: Path, b: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda s: s.name)
 def test_stop_and_resume_equals_going_through(photos, tmp_path, monkeypatch, number):
     """Weights, average, both optimisers, schedule, history and data order, bit for bit."""
-    monkeypatch.setattr("mambaic.log.ROW_SECONDS", 1e9)
+    monkeypatch.setattr("mambaic.training.log.ROW_SECONDS", 1e9)
     whole = TrainingPlan(photos, tmp_path / "whole.pt", steps=6, batch_size=3, crop=32, lr=1e-3)
     whole = replace(whole, schedule="cosine", warmup=2, ema=0.9)
     history = train(whole)

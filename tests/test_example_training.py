@@ -12,17 +12,17 @@ from accelerate.state import AcceleratorState
 from compressai.losses import RateDistortionLoss  # an independent implementation of what is minimised
 from hypothesis import given
 from hypothesis import strategies as st
-from mambaic import engine as engine_module
-from mambaic import log
 from mambaic.checkpoint import load_model, read_checkpoint, read_training, training_path
 from mambaic.codec import VARIANTS, MambaIC
-from mambaic.ema import moving_average
-from mambaic.engine import Engine
 from mambaic.errors import TrainingError
-from mambaic.loss import Losses
-from mambaic.plan import LAMBDAS, TrainingPlan, lambda_of
-from mambaic.schedule import SCHEDULES, rate_factor
-from mambaic.train import train
+from mambaic.training import engine as engine_module
+from mambaic.training import log
+from mambaic.training.ema import moving_average
+from mambaic.training.engine import Engine
+from mambaic.training.loss import Losses
+from mambaic.training.plan import LAMBDAS, TrainingPlan, lambda_of
+from mambaic.training.schedule import SCHEDULES, rate_factor
+from mambaic.training.train import train
 from mambaic_full import main
 from sample_images import sample_image, write_photos
 from torch import nn
@@ -184,7 +184,7 @@ def test_the_rates_of_a_run(plan):
 
 def test_a_run_by_the_clock_ends_its_schedule_by_the_clock(plan, monkeypatch):
     ticks = itertools.count()  # a clock that goes on by a second whenever it is looked at
-    monkeypatch.setattr("mambaic.train.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr("mambaic.training.train.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     plan.steps, plan.minutes, plan.schedule = 10**9, 0.5, "cosine"
     history = train(plan)
     assert 3 < len(history) < 30

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from example_files import untrained
-from mambaic.bit_maps import bit_maps
 from mambaic.checkpoint import load_model
 from mambaic.codec import MambaIC
-from mambaic.explain import explain
-from mambaic.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
-from mambaic.images import to_float, write_png
-from mambaic.receptive_field import _shown, receptive_field, share_within
+from mambaic.figures.bit_maps import bit_maps
+from mambaic.figures.explain import explain
+from mambaic.figures.explain_plots import plot_bit_map, plot_bit_maps, plot_receptive_fields
+from mambaic.figures.receptive_field import _shown, receptive_field, share_within
+from mambaic.images.image_files import to_float, write_png
 from mambaic_full import main
 from PIL import Image
 from sample_images import sample_image
@@ -127,7 +127,7 @@ def test_a_slice_in_one_pass_has_one_map(x):
 
 def test_figures_have_titles_units_and_scales(model, x, monkeypatch):
     figures = []
-    monkeypatch.setattr("mambaic.explain_plots.save_figure", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr("mambaic.figures.explain_plots.save_figure", lambda figure, path: figures.append(figure))
     pixels, maps = sample_image(*SIZE), bit_maps(model, x)
     fields = {"with": receptive_field(model, x, 9, (4, 5)), "without": receptive_field(model, x, 9, (4, 5), False)}
     plot_receptive_fields(fields, pixels, (4, 5), "title", "unused")
@@ -152,7 +152,7 @@ def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, m
     flags = ["--checkpoint", checkpoint, "--out", tmp_path / "out", "--at", 1, 3, "--slice", 2]
     command = [str(part) for part in ["explain", tmp_path / "p.png", *flags]]
     assert main(command) == 0
-    monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)  # ten drawings are enough
+    monkeypatch.setattr("mambaic.figures.explain.plot_bit_map", lambda *_: None)  # ten drawings are enough
     assert main([*command, "--compare", str(other)]) == 0
     steps = [f"bits-slice{k}-{part}.png" for k in range(5) for part in ("anchors", "non-anchors")]
     expected = sorted(["bits.png", "receptive-field-slice2-anchors-1-3.png", *steps])
@@ -162,7 +162,7 @@ def test_explain_writes_one_file_for_each_figure(checkpoint, tmp_path, capsys, m
 
 
 def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)
+    monkeypatch.setattr("mambaic.figures.explain.plot_bit_map", lambda *_: None)
     for size, name in (((96, 128), "3-4"), ((128, 96), "4-3"), ((80, 80), "2-3")):
         write_png(tmp_path / "p.png", sample_image(*size))
         first, *_ = explain(checkpoint, tmp_path / "p.png", tmp_path)
@@ -174,8 +174,8 @@ def test_explain_looks_at_a_non_anchor_of_the_last_slice_by_default(checkpoint, 
 def rows_of(monkeypatch, *arguments, **keywords) -> list[str]:
     """Labels of the receptive fields that `explain` draws."""
     drawn = []
-    monkeypatch.setattr("mambaic.explain.plot_receptive_fields", lambda fields, *_: drawn.append(list(fields)))
-    monkeypatch.setattr("mambaic.explain.plot_bit_map", lambda *_: None)
+    monkeypatch.setattr("mambaic.figures.explain.plot_receptive_fields", lambda fields, *_: drawn.append(list(fields)))
+    monkeypatch.setattr("mambaic.figures.explain.plot_bit_map", lambda *_: None)
     explain(*arguments, **keywords)
     return drawn[0]
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from priors import pair, updated
 
-from ssmctx.entropy import factorized_tables as exact
 from ssmctx.entropy.factorized_prior import FactorizedPrior
+from ssmctx.entropy.factorized_prior import tables as exact
 from ssmctx.errors import ArgumentError, NonFiniteError
 
 

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import pytest
 from example_files import curve
-from mambaic import explain_plots, rd_plots
-from mambaic.ablation import TABLES
 from mambaic.codec import VARIANTS
-from mambaic.curves import Curve, read_curve, write_curve
 from mambaic.errors import CurveError
-from mambaic.figures import COLOURS, OURS
-from mambaic.latency import latency_table
-from mambaic.rd_plots import bd_rates_by_size, plot_rd, plot_sizes
-from mambaic.tables import markdown
+from mambaic.evaluation.curves import Curve, read_curve, write_curve
+from mambaic.evaluation.latency import latency_table
+from mambaic.evaluation.tables import markdown
+from mambaic.figures import explain_plots, rd_plots
+from mambaic.figures.rd_plots import bd_rates_by_size, plot_rd, plot_sizes
+from mambaic.figures.style import COLOURS, OURS
+from mambaic.training.ablation import TABLES
 from mambaic_full import main
 from PIL import Image
 

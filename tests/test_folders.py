@@ -4,9 +4,9 @@ import os
 import shutil
 
 import pytest
-from mambaic.data import TrainingCrops
 from mambaic.errors import DataError
-from mambaic.images import find_images, usable_images, write_png
+from mambaic.images.image_files import find_images, usable_images, write_png
+from mambaic.training.data import TrainingCrops
 from sample_images import sample_image
 
 

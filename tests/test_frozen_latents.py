@@ -98,7 +98,7 @@ def test_latents_of_another_codec_are_refused(folder, latents):
 def test_the_bytes_decode_to_the_whole_numbers(latents, context):
     """The decoder walks the same loop with what it has decoded, and ends at the same y."""
     from ssmctx.entropy.gains import Gain
-    from ssmctx.entropy.scale_steps import scale_steps
+    from ssmctx.entropy.scale_network.steps import scale_steps
     from ssmctx.entropy.steps import coding_steps, drive
 
     if context == "channel":

@@ -13,7 +13,7 @@ import torch
 from mambaic.codec import MambaIC
 
 from ssmctx.entropy import CodedImage
-from ssmctx.entropy.varint import put_varint, take_varint
+from ssmctx.entropy.bitstream.varint import put_varint, take_varint
 from ssmctx.errors import CorruptStreamError, DecodeMismatchError, ModelMismatchError, StreamError
 
 RUNS = int(os.environ.get("SSMCTX_FUZZ", "1000"))

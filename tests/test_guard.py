@@ -9,9 +9,9 @@ from models import SLICES, M, entropy_model, latent
 
 from ssmctx import ChannelSpatialContext
 from ssmctx.distributions import ScaleGrid
-from ssmctx.entropy.checksums import Checksums, checksum
+from ssmctx.entropy.bitstream.checksums import Checksums, checksum
+from ssmctx.entropy.bitstream.rice import pack_indices, unpack_indices
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band, guard_scales, guarded_rows
-from ssmctx.entropy.rice import pack_indices, unpack_indices
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError
 
 GRID = ScaleGrid()

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from mambaic.errors import DataError
-from mambaic.images import as_pillow, image_size, read_image
+from mambaic.images.image_files import as_pillow, image_size, read_image
 from PIL import Image, ImageCms, TiffImagePlugin
 from profiles import cmyk, display_p3, grey
 from sample_images import sample_image

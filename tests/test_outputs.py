@@ -11,9 +11,9 @@ import pytest
 import torch
 from example_files import untrained
 from mambaic.checkpoint import load_model
-from mambaic.commands.outputs import check_outputs
-from mambaic.files import compress_file
-from mambaic.images import SUFFIXES, read_image, write_image, write_png
+from mambaic.commands.common.outputs import check_outputs
+from mambaic.images.coding import compress_file
+from mambaic.images.image_files import SUFFIXES, read_image, write_image, write_png
 from mambaic_full import main
 from PIL import Image
 from sample_images import sample_image

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from mambaic.images import write_png
+from mambaic.images.image_files import write_png
 from mambaic_full import main
 from sample_images import sample_image
 

@@ -28,7 +28,7 @@ CODE = """
 import json
 import numpy as np
 import ssmctx
-from ssmctx.entropy import rans_kernels
+from ssmctx.entropy.rans import kernels
 from ssmctx.entropy.rans import RansCoder
 from ssmctx.distributions.tables import CodingTables
 tables = CodingTables.from_lists([[0, 16384, 49152, 65535, 65536]], [5], [-1])
@@ -36,7 +36,7 @@ symbols, indexes = np.array([0, 1, -1, 300], np.int16), np.zeros(4, np.uint8)
 encoder = RansCoder().encoder()
 encoder.encode(symbols, indexes, tables)
 encoder.finish()
-print(json.dumps([ssmctx.__file__, sum(rans_kernels.encode.stats.cache_hits.values())]))
+print(json.dumps([ssmctx.__file__, sum(kernels.encode.stats.cache_hits.values())]))
 """
 
 

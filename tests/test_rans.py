@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from ssmctx.distributions import Gaussian
 from ssmctx.distributions.tables import CodingTables
-from ssmctx.entropy import rans, rans_plain
 from ssmctx.entropy.constriction_coder import ConstrictionCoder
 from ssmctx.entropy.rans import RansCoder, RansEncoder
+from ssmctx.entropy.rans import coder as rans
+from ssmctx.entropy.rans import plain as rans_plain
 from ssmctx.errors import ArgumentError, BackendUnavailableError, CorruptStreamError
 
 HALF = CodingTables.from_lists([[0, 1 << 15, (1 << 16) - 1, 1 << 16]], [4], [-1])

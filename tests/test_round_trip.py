@@ -10,7 +10,7 @@ from models import M, context, entropy_model, latent
 
 from ssmctx import MambaICEntropyModel, registry
 from ssmctx.entropy import model as model_module
-from ssmctx.entropy.checksums import UNCHECKED
+from ssmctx.entropy.bitstream.checksums import UNCHECKED
 from ssmctx.entropy.gains import Gain
 from ssmctx.entropy.streams import to_symbols
 from ssmctx.errors import (

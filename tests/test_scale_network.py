@@ -19,10 +19,11 @@ from torch.nn.utils import parametrizations, prune
 
 from ssmctx import CarriedStateContext, CodingOrder, MambaICEntropyModel
 from ssmctx.distributions import Laplace, ScaleGrid
-from ssmctx.entropy import ScaleNetwork, integer_conv
+from ssmctx.entropy import ScaleNetwork
 from ssmctx.entropy.gains import Gain, QualityGains
-from ssmctx.entropy.integer_conv import LARGEST_ACTIVATION, IntegerConv2d
-from ssmctx.entropy.scale_steps import scale_steps
+from ssmctx.entropy.scale_network import integer_conv
+from ssmctx.entropy.scale_network.integer_conv import LARGEST_ACTIVATION, IntegerConv2d
+from ssmctx.entropy.scale_network.steps import scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.errors import (
     ArgumentError,

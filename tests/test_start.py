@@ -4,8 +4,8 @@ import pytest
 import skimage.data
 import torch
 from mambaic.codec import PRESETS, VARIANTS, MambaIC
-from mambaic.images import to_float
-from mambaic.measure import psnr
+from mambaic.images.image_files import to_float
+from mambaic.images.measure import psnr
 from torch import nn
 
 

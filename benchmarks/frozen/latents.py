@@ -19,7 +19,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples"))
 
 from mambaic.checkpoint import load_model
-from mambaic.images import find_images, read_image, to_float
+from mambaic.images.image_files import find_images, read_image, to_float
 
 from ssmctx.errors import ArgumentError, CheckpointError
 from ssmctx.files import write_whole

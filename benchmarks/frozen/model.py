@@ -15,7 +15,7 @@ from ssmctx.entropy.gains import Gain
 from ssmctx.entropy.hyperprior import Hyperprior
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.rans import RansCoder
-from ssmctx.entropy.scale_steps import StepScales, scale_steps
+from ssmctx.entropy.scale_network.steps import StepScales, scale_steps
 from ssmctx.entropy.steps import Step, coding_steps, drive
 
 WIDTH, HYPER_CHANNELS, DEPTH = 96, 48, 1

@@ -11,7 +11,7 @@ from typing import Any
 from codec import image, realistic
 from decode_anywhere import drift, exchange
 from mambaic.bundled import load_bundled
-from mambaic.images import find_images, read_image, write_png
+from mambaic.images.image_files import find_images, read_image, write_png
 
 from on_gpu.parts import Clock, Save, each
 from on_gpu.plan import Inputs, Plan

@@ -12,7 +12,7 @@ from typing import Any
 
 from codec import image, training_step
 from mambaic.codec import PRESETS
-from mambaic.images import write_png
+from mambaic.images.image_files import write_png
 
 from on_gpu.parts import Clock, Save, each
 from on_gpu.plan import Inputs, Plan

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from mambaic.dial import rates
-from mambaic.folded import FoldedAnalysis, FoldedSynthesis, ResidualBlock, start_as_cosines
-from mambaic.wavelets import cosine_blocks, start_as_wavelets
+from mambaic.transforms.folded import FoldedAnalysis, FoldedSynthesis, ResidualBlock, start_as_cosines
+from mambaic.transforms.wavelets import cosine_blocks, start_as_wavelets
 from ssmctx import ImageCodec, MambaICEntropyModel, registry
 from ssmctx.entropy import FactorizedPrior, HyperSynthesis, hyper_analysis
 from ssmctx.errors import ArgumentError
@@ -36,7 +35,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class FoldedPreset:
-    """Sizes of a codec with the transforms of `mambaic.folded`, one model for all rates.
+    """Sizes of a codec with the transforms of `mambaic.transforms.folded`, one model for all rates.
 
     Attributes:
         widths: channels at 1/4, 1/8 and 1/16 of the sides.
@@ -144,17 +143,23 @@ class MambaIC(ImageCodec):
         return rates(self)
 
 
+def rates(codec: ImageCodec) -> int | None:
+    """How many rates any codec has gains for; None for a single-rate codec."""
+    gains = getattr(codec.latent_codec, "gains", None)
+    return None if gains is None else gains.count
+
+
 def _paper_parts(p: Preset, parts: Variant) -> tuple[nn.Module, nn.Module, MambaICEntropyModel]:
     """g_a, g_s and the entropy model of the paper: transforms start as wavelets, blocks as what changes nothing."""
     main, hyper = parts.main or "vss", parts.hyper or "vss"
     width = 2 * p.N
     *stages, hyper_depth = p.depths
     deepest = max(1, sum(stages) - 1)
-    rates = [p.drop_path * i / deepest for i in range(sum(stages))]
+    drop = [p.drop_path * i / deepest for i in range(sum(stages))]
 
     def blocks(stage: int) -> list[nn.Module]:
         first = sum(stages[:stage])
-        return [foundation_block(main, width, p.d_state, r) for r in rates[first : first + stages[stage]]]
+        return [foundation_block(main, width, p.d_state, r) for r in drop[first : first + stages[stage]]]
 
     g_a, g_s = analysis_transform(width, p.M, blocks), synthesis_transform(width, p.M, blocks)
     latent_codec = MambaICEntropyModel(

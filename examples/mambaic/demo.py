@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from mambaic.bundled import DEFAULT, bundled_path
-from mambaic.classical import CODECS, of_size
-from mambaic.codec import MambaIC
-from mambaic.dial import Wish, rates
+from mambaic.codec import MambaIC, rates
 from mambaic.errors import TrainingError
-from mambaic.figures import new_figure, plt, save_figure
-from mambaic.files import compress_file, load
-from mambaic.images import read_image, write_png
-from mambaic.measure import bits_per_pixel, psnr
-from mambaic.train import Point, TrainingPlan, train
+from mambaic.evaluation.classical import CODECS, of_size
+from mambaic.figures.style import new_figure, plt, save_figure
+from mambaic.images.coding import compress_file, load
+from mambaic.images.dial import Wish
+from mambaic.images.image_files import read_image, write_png
+from mambaic.images.measure import bits_per_pixel, psnr
+from mambaic.training.train import Point, TrainingPlan, train
 
 CHECKPOINT = bundled_path(DEFAULT)
 HELD_OUT = "astronaut"

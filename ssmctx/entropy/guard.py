@@ -9,7 +9,7 @@ $$ |\sigma e^{s} / b - 1| \le \mathrm{band}, $$
 and lists them with the side that it chose; the decoder follows the list there. Elsewhere a relative drift up to the
 band leaves the row as it is. The shift s, one of 256 that are too small to cost rate, is the encoder's choice for each
 group of elements. Usually one of them leaves no element near a border, and the group costs one byte.
-Larger drift shows in the checksums (`ssmctx.entropy.checksums`).
+Larger drift shows in the checksums (`ssmctx.entropy.bitstream.checksums`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssmctx.distributions import ScaleGrid
-from ssmctx.entropy.rice import pack_indices, unpack_indices
+from ssmctx.entropy.bitstream.rice import pack_indices, unpack_indices
 from ssmctx.errors import ArgumentError, CorruptStreamError
 from ssmctx.stages import stage
 

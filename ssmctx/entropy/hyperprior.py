@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssmctx.entropy.checksums import checksum
+from ssmctx.entropy.bitstream.checksums import checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.factorized_prior import FactorizedPrior
 from ssmctx.entropy.streams import to_symbols
@@ -35,16 +35,6 @@ class EstimatedSide(NamedTuple):
     side: Tensor
     symbols: Tensor
     likelihoods: Tensor
-
-
-_METHODS = {
-    "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss", "likelihood"),
-    "context": ("order", "begin", "scales", "refine"),
-    "scale_network": ("exact", "update", "grid"),
-    "gains": ("count",),
-    "y_tables": ("tables", "store"),
-}
-"""Attributes that the model needs of its parts besides calling them; wrappers such as DataParallel hide them."""
 
 
 class CodedSide(NamedTuple):
@@ -82,6 +72,11 @@ class Hyperprior(nn.Module):
         Balle et al., Variational image compression with a scale hyperprior, 2018; MambaIC section 3.1.
     """
 
+    _needs: ClassVar[dict[str, tuple[str, ...]]] = {
+        "entropy_bottleneck": ("quantiles", "medians", "tables", "update", "loss", "likelihood")
+    }
+    """Attributes that a model needs of its parts besides calling them; wrappers such as DataParallel hide them."""
+
     def __init__(self, M: int, hyper_channels: int, h_a: nn.Module, h_s: nn.Module) -> None:
         super().__init__()
         self.M, self.hyper_channels = M, hyper_channels
@@ -89,7 +84,7 @@ class Hyperprior(nn.Module):
         self.entropy_bottleneck = FactorizedPrior(hyper_channels)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        hidden = [method for method in _METHODS.get(name, ()) if not hasattr(value, method)]
+        hidden = [method for method in self._needs.get(name, ()) if not hasattr(value, method)]
         if hidden and value is not None:
             raise ArgumentError(
                 f"{type(self).__name__}: {name} needs {', '.join(hidden)}, and {type(value).__name__} has none: wrap "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssmctx.context.base import ContextModel
 from ssmctx.distributions import Distribution, resolve_distribution
 from ssmctx.entropy.arguments import check_coded, check_zeroing, context_of, scale_network_of
-from ssmctx.entropy.checksums import Checksums
+from ssmctx.entropy.bitstream.checksums import Checksums
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.gains import Gain, Quality, QualityGains
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band
@@ -21,7 +21,7 @@ from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.entropy.scale_network import ScaleNetwork
-from ssmctx.entropy.scale_steps import ScaleWalk, known_scales, scale_steps
+from ssmctx.entropy.scale_network.steps import ScaleWalk, known_scales, scale_steps
 from ssmctx.entropy.steps import Step, coding_steps, drive
 from ssmctx.entropy.stored_tables import StoredTables
 from ssmctx.entropy.streams import LatentReader, LatentWriter, Sections
@@ -92,6 +92,12 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
     """
 
     zeroings = ZEROINGS
+    _needs: ClassVar[dict[str, tuple[str, ...]]] = Hyperprior._needs | {
+        "context": ("order", "begin", "scales", "refine"),
+        "scale_network": ("exact", "update", "grid"),
+        "gains": ("count",),
+        "y_tables": ("tables", "store"),
+    }
 
     def __init__(
         self,

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ssmctx.distributions import ScaleGrid
 from ssmctx.distributions.tables import CodingTables
-from ssmctx.entropy.checksums import Checksums, checksum
+from ssmctx.entropy.bitstream.checksums import Checksums, checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.guard import Guard, guard_scales, guarded_rows, host_rows
-from ssmctx.entropy.scale_steps import StepScales
+from ssmctx.entropy.scale_network.steps import StepScales
 from ssmctx.entropy.steps import Step, drive, in_coding_order
 from ssmctx.errors import ArgumentError, CorruptStreamError, DecodeMismatchError, NonFiniteError
 from ssmctx.stages import stage
@@ -31,7 +31,7 @@ class Sections(NamedTuple):
     Attributes:
         y: the symbols of y.
         z: the symbols of z.
-        checksums: of both, and of the guard; see `ssmctx.entropy.checksums`.
+        checksums: of both, and of the guard; see `ssmctx.entropy.bitstream.checksums`.
         guard: what keeps the decoder on the encoder's table rows; see `ssmctx.entropy.guard`. There is none where
             integers say the rows.
     """

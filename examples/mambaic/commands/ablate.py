@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.types import count, positive
+from mambaic.commands.common.types import count, positive
 
 NAME = "ablate"
 HELP = "train several variants with equal steps or equal time, over several seeds, and print a table"
@@ -46,7 +46,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run the ablation, print its table and leave it in the folder."""
-    from mambaic.ablation import TABLES, AblationPlan, ablate
+    from mambaic.training.ablation import TABLES, AblationPlan, ablate
     from ssmctx.files import write_whole
 
     settings = dict(vars(options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from mambaic.commands.notes import check_same_images
+from mambaic.commands.common.notes import check_same_images
 
 NAME, HELP = "bdrate", "BD-rate of curves against an anchor; negative means fewer bits for the same quality"
 EXAMPLES = """examples:
@@ -27,10 +27,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print a table, best first, or the published curves."""
-    from mambaic.bdrate import MIN_POINTS, bd_rate
-    from mambaic.curves import published_names, read_curve
     from mambaic.errors import CurveError
-    from mambaic.tables import markdown
+    from mambaic.evaluation.bdrate import MIN_POINTS, bd_rate
+    from mambaic.evaluation.curves import published_names, read_curve
+    from mambaic.evaluation.tables import markdown
     from ssmctx.errors import ArgumentError
 
     if options.list:

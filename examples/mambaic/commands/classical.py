@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.outputs import keep
-from mambaic.commands.types import count, scale
+from mambaic.commands.common.outputs import keep
+from mambaic.commands.common.types import count, scale
 
 NAME, HELP = "classical", "measure JPEG, WebP and AVIF, by Pillow, on a folder of images"
 EXAMPLES = """examples:
@@ -28,8 +28,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure each codec and write its file; a format that Pillow does not support ends the command."""
-    from mambaic.classical import measure
-    from mambaic.curves import LABELS, Curve, write_curve
+    from mambaic.evaluation.classical import measure
+    from mambaic.evaluation.curves import LABELS, Curve, write_curve
 
     keep([options.out / f"{codec}.json" for codec in options.codecs], options.overwrite, "move them")
     for codec in options.codecs:

@@ -6,8 +6,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from mambaic.commands.outputs import check_pairs, tell
-from mambaic.commands.types import count, effort, positive, quality
+from mambaic.commands.common.outputs import check_pairs, tell
+from mambaic.commands.common.types import count, effort, positive, quality
 
 NAME, HELP = "compress", "code images into .sic files"
 EXAMPLES = """examples:
@@ -51,9 +51,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Code the images and say how large the files are."""
-    from mambaic.batch import Compressor, each
-    from mambaic.dial import Wish
-    from mambaic.files import targets
+    from mambaic.images.batch import Compressor, each
+    from mambaic.images.coding import targets
+    from mambaic.images.dial import Wish
     from ssmctx.errors import ArgumentError
 
     wish = Wish(options.quality, options.effort, options.target_bpp, options.target_psnr)

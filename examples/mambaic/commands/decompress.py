@@ -6,8 +6,8 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from mambaic.commands.outputs import check_pairs, tell
-from mambaic.commands.types import count
+from mambaic.commands.common.outputs import check_pairs, tell
+from mambaic.commands.common.types import count
 
 NAME, HELP = "decompress", "decode .sic files into image files"
 EXAMPLES = """examples:
@@ -36,8 +36,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Decode the files and say how large the images are."""
-    from mambaic.batch import Decompressor, each
-    from mambaic.files import targets
+    from mambaic.images.batch import Decompressor, each
+    from mambaic.images.coding import targets
 
     pairs = targets(options.names, options.out, ".png")
     check_pairs(pairs, {}, options.checkpoint)

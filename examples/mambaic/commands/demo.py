@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.outputs import keep
-from mambaic.commands.types import count, positive
+from mambaic.commands.common.outputs import keep
+from mambaic.commands.common.types import count, positive
 
 NAME = "demo"
 HELP = "code a photograph with the bundled checkpoint, decode it in a new process, compare with JPEG and others"

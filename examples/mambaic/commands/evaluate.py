@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.outputs import check_outputs, keep, tell
-from mambaic.commands.types import count, effort, quality, scale
+from mambaic.commands.common.outputs import check_outputs, keep, tell
+from mambaic.commands.common.types import count, effort, quality, scale
 
 NAME, HELP = "eval", "code and decode a folder of images through real files"
 EXAMPLES = """examples:
@@ -41,10 +41,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate, print a table for each checkpoint, write the JSON."""
-    from mambaic.curves import write_curve
-    from mambaic.evaluate import evaluate
-    from mambaic.measure import MS_SSIM_MIN_SIDE
-    from mambaic.results import table
+    from mambaic.evaluation.curves import write_curve
+    from mambaic.evaluation.evaluate import evaluate
+    from mambaic.evaluation.results import table
+    from mambaic.images.measure import MS_SSIM_MIN_SIDE
 
     check_outputs({"--json": options.json}, options.checkpoint)
     if options.json is not None:

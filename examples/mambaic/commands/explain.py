@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.types import whole
+from mambaic.commands.common.types import whole
 
 NAME = "explain"
 HELP = "draw what the context model looks at, with and without window attention, and where the bits go"
@@ -33,7 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the figures and print their names."""
-    from mambaic.explain import explain
+    from mambaic.figures.explain import explain
 
     for path in explain(**vars(options)):
         print(f"wrote {path}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mambaic.commands.notes import check_same_images
-from mambaic.commands.outputs import check_outputs
+from mambaic.commands.common.notes import check_same_images
+from mambaic.commands.common.outputs import check_outputs
 
 NAME, HELP = "latency", "table of encode and decode times beside BD-rates (the paper's table 1), in Markdown"
 EXAMPLES = """examples:
@@ -27,8 +27,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table."""
-    from mambaic.curves import read_curve
-    from mambaic.latency import latency_table
+    from mambaic.evaluation.curves import read_curve
+    from mambaic.evaluation.latency import latency_table
     from ssmctx.files import write_whole
 
     check_outputs({"--out": options.out}, [options.anchor, *options.curves])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mambaic.commands.notes import note_different_images
-from mambaic.commands.outputs import check_outputs
-from mambaic.commands.types import png, positive
+from mambaic.commands.common.notes import note_different_images
+from mambaic.commands.common.outputs import check_outputs
+from mambaic.commands.common.types import png, positive
 
 NAME, HELP = "plot", "plot your curves over published ones, quality over rate"
 EXAMPLES = """examples:
@@ -40,8 +40,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the figure; say which published curves lack the metric."""
-    from mambaic.curves import DEFAULT_SELECTION, read_curve
-    from mambaic.rd_plots import plot_rd
+    from mambaic.evaluation.curves import DEFAULT_SELECTION, read_curve
+    from mambaic.figures.rd_plots import plot_rd
 
     check_outputs({"--out": options.out}, options.curves)
     names = DEFAULT_SELECTION if options.published is None else options.published

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from mambaic.commands.notes import check_same_images
-from mambaic.commands.outputs import check_outputs
-from mambaic.commands.types import png
+from mambaic.commands.common.notes import check_same_images
+from mambaic.commands.common.outputs import check_outputs
+from mambaic.commands.common.types import png
 
 NAME, HELP = "plot-sizes", "plot BD-rate against image size (the paper's figure 1)"
 EXAMPLES = """examples:
@@ -30,8 +30,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Draw the figure and print its numbers."""
-    from mambaic.curves import read_curve
-    from mambaic.rd_plots import bd_rates_by_size, plot_sizes
+    from mambaic.evaluation.curves import read_curve
+    from mambaic.figures.rd_plots import bd_rates_by_size, plot_sizes
 
     check_outputs({"--out": options.out}, [*options.curves, *options.anchor])
     curves, anchors = ([read_curve(source) for source in sources] for sources in (options.curves, options.anchor))

@@ -6,8 +6,8 @@ import argparse
 import math
 from pathlib import Path
 
-from mambaic.commands.outputs import check_outputs, keep
-from mambaic.commands.types import count, positive, whole
+from mambaic.commands.common.outputs import check_outputs, keep
+from mambaic.commands.common.types import count, positive, whole
 
 NAME, HELP = "train", "train a codec on a folder of images"
 EXAMPLES = """examples:
@@ -105,8 +105,8 @@ def run(options: argparse.Namespace) -> None:
 
     from mambaic.checkpoint import beside, training_path
     from mambaic.codec import PRESETS, FoldedPreset
-    from mambaic.plan import TrainingPlan, lambda_of
-    from mambaic.train import train
+    from mambaic.training.plan import TrainingPlan, lambda_of
+    from mambaic.training.train import train
     from ssmctx.errors import ArgumentError
 
     fields = vars(options)

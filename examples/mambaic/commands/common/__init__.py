@@ -1,0 +1,1 @@
+"""What several commands share: types of flags, checks of outputs, notes."""

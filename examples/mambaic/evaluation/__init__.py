@@ -1,0 +1,1 @@
+"""Evaluation: images through real files, curves, BD-rates and tables."""

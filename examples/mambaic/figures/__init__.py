@@ -1,0 +1,1 @@
+"""Figures: rate-distortion plots, receptive fields, bits over the image."""

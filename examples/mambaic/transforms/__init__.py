@@ -1,0 +1,1 @@
+"""Transforms of the preset `base`, and where they start."""
