@@ -209,6 +209,22 @@ def parts(report: Report) -> str:
     return table(claims.HEAD, claims.claims(report["rows"], "3,000 steps"))
 
 
+def joint(report: Report) -> str:
+    """Codecs that were trained as a whole, rated by real files."""
+    rows = [
+        [
+            row["context"],
+            row["budget"],
+            f"{row['steps']:,}",
+            *(f"{bpp:.3f} bpp, {psnr:.2f} dB" for bpp, psnr in (row["lowest"], row["highest"])),
+            f"{row['bd_rate']:+.1f} %",
+            "" if row["decode_s"] is None else f"{1e3 * row['decode_s']:.0f}",
+        ]
+        for row in report["rows"]
+    ]
+    return table(["context", "training", "steps", "lowest rate", "highest rate", "BD-rate", "decode ms"], rows)
+
+
 _SUMMARY = {"the scan": "scan-cpu", "the coder": "coder", "decoding": "decode-anywhere"}
 
 
@@ -255,6 +271,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "contexts": ("contexts", contexts),
     "context-parts": ("contexts", parts),
     "contexts-base": ("contexts-base", contexts),
+    "joint": ("joint", joint),
 }
 
 
