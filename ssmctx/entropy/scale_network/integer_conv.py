@@ -10,6 +10,8 @@ no partial sum of any order rounds, and neither device nor library nor the numbe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -80,12 +82,14 @@ class IntegerConv2d(HeldTables):
         self.bias = nn.Parameter(torch.zeros(outputs))
         nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
 
-    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+    def forward(self, x: Tensor, frozen: bool = False, taps: Sequence[int] | None = None) -> Tensor:
         """The convolution of x, halves rounded up.
 
         Args:
             x: activations in units of 2^-10, (batch, inputs, H, W); where the kernel is 1, (..., inputs).
             frozen: use the integers that `freeze` made, not the weights of now.
+            taps: x holds what these taps of the kernel see, one after the other, (..., taps * inputs); the others see
+                zero. Row by row, from 0.
 
         Returns:
             Activations in the same units, (batch, outputs, H, W) or (..., outputs), of x's dtype.
@@ -98,7 +102,9 @@ class IntegerConv2d(HeldTables):
             weight, bias = (whole.to(x.device, x.dtype) for whole in self._integers())
         else:
             weight, bias = self._folded(*(self._scaled(p, bits, x.dtype) for p, bits in self._parameters_and_bits()))
-        if self.kernel == 1:
+        if taps is not None:
+            sums = F.linear(x, weight.flatten(2).mT[:, list(taps)].flatten(1), bias)
+        elif self.kernel == 1:
             sums = F.linear(x, weight.flatten(1), bias)
         else:
             sums = F.conv2d(x, weight, bias, padding=self.kernel // 2)

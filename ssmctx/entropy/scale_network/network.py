@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssmctx.context.base import keep_at
-from ssmctx.context.order import CodingOrder
+from ssmctx.context.order import EVERYWHERE, CodingOrder
 from ssmctx.distributions import ScaleGrid
 from ssmctx.entropy.gains import QUALITY_UNITS, Gain, QualityGains
 from ssmctx.entropy.lower_bound import LowerBound
 from ssmctx.entropy.scale_network.integer_conv import ACTIVATION_BITS, LARGEST_ACTIVATION, IntegerConv2d, to_integer
+from ssmctx.entropy.scale_network.neighbours import ALL_TAPS, coded_taps, neighbourhoods
 from ssmctx.entropy.scale_network.steps import ScaleState, StepScales, scale_steps
 from ssmctx.entropy.steps import drive
 from ssmctx.entropy.stored_tables import HeldTables
@@ -114,7 +115,8 @@ class ScaleNetwork(HeldTables):
         self.added = nn.ModuleList(taking(channels) for channels in carried)
         mixes = [conv(width, width) for _ in carried]
         self.mix = nn.ModuleList(mixes)
-        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in steps if t % group})
+        self._taps = {t: coded_taps(order, t) for t in steps if t % group}
+        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in self._taps})
         self.hidden = nn.ModuleList(conv(width, width) for _ in steps)
         heads = [conv(width, channels) for channels in widths]
         self.head = nn.ModuleList(heads)
@@ -209,8 +211,13 @@ class ScaleNetwork(HeldTables):
 
     def _levels(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
         """Levels of the table's scales in parts of 2^-level_bits, (batch, m, P)."""
-        features = self._features(step, residuals, state)
-        own = features.index_select(1, self.order.indices(step, state.size, features.device))
+        carried = self._carried(step, residuals, state)
+        own = carried.index_select(1, self.order.indices(step, state.size, carried.device))
+        if step % self.order.consecutive_passes:
+            lattice, taps = self.order.lattices[self.order.pass_index(step)], self._taps[step]
+            coded = self.order.coded_positions(step, state.size, carried.device)
+            around = neighbourhoods(self._magnitudes(step, residuals, coded, own), lattice, taps)
+            own = _sum(self.added_later[str(step)](around, self._frozen(state), taps), own)
         hidden = self.hidden[step](_relu(own), self._frozen(state))
         levels: Tensor = self.head[step](_relu(hidden), self._frozen(state)).mT
         if state.gain.y is None:
@@ -218,22 +225,20 @@ class ScaleNetwork(HeldTables):
         offset, _ = self._gain(state)
         return levels + self.order.select(step, offset.to(levels.device, levels.dtype))[..., 0]
 
-    def _features(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
-        """What `step` sees, (batch, H * W, width); keeps what is carried in `state`."""
+    def _carried(self, step: int, residuals: Sequence[Tensor], state: ScaleState) -> Tensor:
+        """The feature map after all groups of steps before that of `step`, (batch, H * W, width); kept in `state`."""
         order, group = self.order, self.order.consecutive_passes
         carried = self._body(state) if state.features is None else state.features
         while state.taken < step // group:
             first = state.taken * group
-            positions = order.positions(first, state.size, carried.device) if order.passes_outer else None
-            added = self._plus(carried, self.added[state.taken], first, positions, residuals, state)
+            coded = order.positions(first, state.size, carried.device) if order.passes_outer else None
+            around = neighbourhoods(self._magnitudes(first, residuals, coded, carried), EVERYWHERE[0], ALL_TAPS)
+            added = _sum(self.added[state.taken](around, self._frozen(state), ALL_TAPS), carried)
             update = self.mix[state.taken](_relu(added), self._frozen(state))
             carried = _clamped(_sum(update, carried), -LARGEST_ACTIVATION)
             state.taken += 1
         state.features = carried
-        if step % group == 0:
-            return carried
-        positions = order.coded_positions(step, state.size, carried.device)
-        return self._plus(carried, self.added_later[str(step)], step, positions, residuals, state)
+        return carried
 
     def _body(self, state: ScaleState) -> Tensor:
         """The feature map before the first step."""
@@ -256,22 +261,12 @@ class ScaleNetwork(HeldTables):
             )
         return x[..., :height, :width].clamp(-LARGEST_ACTIVATION, LARGEST_ACTIVATION).flatten(2).mT.contiguous()
 
-    def _plus(
-        self,
-        features: Tensor,
-        layer: nn.Module,
-        step: int,
-        positions: Tensor | None,
-        residuals: Sequence[Tensor],
-        state: ScaleState,
-    ) -> Tensor:
-        """Features plus what a layer makes of a slice's residuals, at some or all positions."""
+    def _magnitudes(self, step: int, residuals: Sequence[Tensor], coded: Tensor | None, like: Tensor) -> Tensor:
+        """|q| of a slice as activations, (batch, H, W, m), where `coded` says so and zero elsewhere; None is all."""
         q = residuals[self.order.slice_index(step)]
-        q = q if positions is None else keep_at(positions, q)
-        # channels last in memory, as features are, so that the sum needs no transposing
-        magnitudes = q.permute(0, 2, 3, 1).contiguous().abs().clamp_(max=_MOST_RESIDUAL).to(features)
-        added: Tensor = layer(magnitudes.mul_(float(1 << ACTIVATION_BITS)).permute(0, 3, 1, 2), self._frozen(state))
-        return _sum(added.flatten(2).mT, features)
+        q = q if coded is None else keep_at(coded, q)
+        magnitudes = q.permute(0, 2, 3, 1).contiguous().abs().clamp_(max=_MOST_RESIDUAL).to(like)
+        return magnitudes.mul_(float(1 << ACTIVATION_BITS))
 
     def _frozen(self, state: ScaleState) -> bool:
         return state.frozen and self.exact
