@@ -216,11 +216,12 @@ def joint(report: Report) -> str:
             row["context"],
             row["budget"],
             f"{row['steps']:,}",
-            *(f"{bpp:.3f} bpp, {psnr:.2f} dB" for bpp, psnr in (row["lowest"], row["highest"])),
+            *(f"{bpp:.3f} bpp, {psnr:.2f} dB" for bpp, psnr in (points[0], points[-1])),
             f"{row['bd_rate']:+.1f} %",
             "" if row["decode_s"] is None else f"{1e3 * row['decode_s']:.0f}",
         ]
         for row in report["rows"]
+        for points in [sorted(zip(row["bpp"], row["psnr"], strict=True))]
     ]
     return table(["context", "training", "steps", "lowest rate", "highest rate", "BD-rate", "decode ms"], rows)
 

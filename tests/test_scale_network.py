@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -179,19 +178,18 @@ LATTICES = [Lattice(((True, False),)), Lattice(((False, True), (False, False), (
 @pytest.mark.parametrize("step", [1, 2])
 @pytest.mark.parametrize("size", [(7, 10), (1, 1), (3, 2)])
 def test_a_convolution_at_some_positions_is_that_of_all(step, size):
-    order = SimpleNamespace(lattices=LATTICES, pass_index=lambda step: step)
     coded = sum(lattice.positions(size) for lattice in LATTICES[:step]) > 0
     x = torch.randint(-9, 10, (2, 3, *size), generator=torch.Generator().manual_seed(step)).double() * coded
     conv = IntegerConv2d(3, 4, 3, 9)
     conv.freeze()
     expected = conv(x, frozen=True)[..., LATTICES[step].positions(size)]
-    taps = coded_taps(order, step)
+    taps = coded_taps(LATTICES, step)
     around = neighbourhoods(x.permute(0, 2, 3, 1), LATTICES[step], taps)
     assert torch.equal(conv(around, True, taps).mT, expected)
 
 
 def test_taps_are_those_through_which_something_is_seen():
-    quad, fine = CodingOrder.quad([4]), CodingOrder.coarse_to_fine([4])
+    quad, fine = CodingOrder.quad([4]).lattices, CodingOrder.coarse_to_fine([4]).lattices
     assert [coded_taps(quad, step) for step in (1, 2, 3)] == [(0, 2, 6, 8), (1, 3, 5, 7), (0, 1, 2, 3, 5, 6, 7, 8)]
     assert [coded_taps(fine, step) for step in (1, 2, 3, 4)] == [(), (), (0, 2, 6, 8), (1, 3, 5, 7)]
 

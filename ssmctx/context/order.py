@@ -61,6 +61,10 @@ class Lattice:
         """Height and width of the tile."""
         return len(self.tile), len(self.tile[0])
 
+    def __contains__(self, position: tuple[int, int]) -> bool:
+        (row, column), (height, width) = position, self.size
+        return self.tile[row % height][column % width]
+
     def positions(self, size: tuple[int, int], device: torch.device | str | None = None) -> Tensor:
         """Boolean (H, W): the positions of the set in a latent of that size; made once, so not to be written to."""
         return constant(_positions, (self,), tuple(size), device=device)
@@ -84,9 +88,8 @@ def _indices(lattice: Lattice, size: tuple[int, int], device: torch.device | str
 
 def _window_indices(lattice: Lattice, window_size: int, device: torch.device | str | None) -> Tensor:
     """The same inside a window, without a look at values, so that graphs hold it."""
-    height, width = lattice.size
     square = product(range(window_size), repeat=2)
-    inside = [row * window_size + column for row, column in square if lattice.tile[row % height][column % width]]
+    inside = [row * window_size + column for row, column in square if (row, column) in lattice]
     return torch.tensor(inside, device=device)
 
 
@@ -364,7 +367,7 @@ def _lattices(passes: int | Sequence[Lattice]) -> tuple[Lattice, ...]:
     if height * width > _LARGEST_TILE:
         raise ArgumentError(f"CodingOrder: the lattices repeat after {height} x {width} positions, too large a tile")
     for row, column in product(range(height), range(width)):
-        times = sum(lattice.tile[row % lattice.size[0]][column % lattice.size[1]] for lattice in lattices)
+        times = sum((row, column) in lattice for lattice in lattices)
         if times != 1:
             raise ArgumentError(
                 "CodingOrder: the lattices of all passes must partition the plane; "

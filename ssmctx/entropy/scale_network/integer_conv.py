@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.entropy.scale_network.neighbours import kernel_at
 from ssmctx.entropy.stored_tables import HeldTables
 from ssmctx.errors import ArgumentError, CheckpointError, NonFiniteError, NotUpdatedError
 
@@ -103,7 +104,7 @@ class IntegerConv2d(HeldTables):
         else:
             weight, bias = self._folded(*(self._scaled(p, bits, x.dtype) for p, bits in self._parameters_and_bits()))
         if taps is not None:
-            sums = F.linear(x, weight.flatten(2).mT[:, list(taps)].flatten(1), bias)
+            sums = F.linear(x, kernel_at(weight, taps), bias)
         elif self.kernel == 1:
             sums = F.linear(x, weight.flatten(1), bias)
         else:

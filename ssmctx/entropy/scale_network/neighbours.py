@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssmctx.constants import constant
-from ssmctx.context.order import CodingOrder, Lattice
+from ssmctx.context.order import Lattice
 
-__all__ = ["ALL_TAPS", "coded_taps", "neighbourhoods"]
+__all__ = ["ALL_TAPS", "coded_taps", "kernel_at", "neighbourhoods"]
 
 _OFFSETS = tuple(product((-1, 0, 1), repeat=2))
 
@@ -21,12 +21,12 @@ ALL_TAPS = tuple(range(len(_OFFSETS)))
 """Numbers of the taps of a 3 x 3 kernel, row by row."""
 
 
-def coded_taps(order: CodingOrder, step: int) -> tuple[int, ...]:
-    """Taps of a 3 x 3 kernel through which a position of a step sees any of what earlier steps coded in its slice.
+def coded_taps(lattices: Sequence[Lattice], number: int) -> tuple[int, ...]:
+    """Taps of a 3 x 3 kernel through which a position of a pass sees any of what earlier passes coded.
 
     Args:
-        order: the coding order.
-        step: a step whose slice has been coded in part.
+        lattices: the positions of each pass.
+        number: of the pass, from 0.
 
     Returns:
         Numbers of the taps, row by row.
@@ -34,22 +34,17 @@ def coded_taps(order: CodingOrder, step: int) -> tuple[int, ...]:
     Examples:
         >>> from ssmctx import CodingOrder
         >>> from ssmctx.entropy.scale_network.neighbours import coded_taps
-        >>> coded_taps(CodingOrder.checkerboard([8]), 1)
+        >>> coded_taps(CodingOrder.checkerboard([8]).lattices, 1)
         (1, 3, 5, 7)
     """
-    own, earlier = order.lattices[order.pass_index(step)], order.lattices[: order.pass_index(step)]
+    own, earlier = lattices[number], lattices[:number]
     height, width = (lcm(*sides) for sides in zip(*(lattice.size for lattice in (own, *earlier)), strict=True))
-    whole = [(row, column) for row, column in product(range(height), range(width)) if _holds(own, row, column)]
+    whole = [position for position in product(range(height), range(width)) if position in own]
     return tuple(
         tap
         for tap, (down, right) in enumerate(_OFFSETS)
-        if any(_holds(lattice, row + down, column + right) for row, column in whole for lattice in earlier)
+        if any((row + down, column + right) in lattice for row, column in whole for lattice in earlier)
     )
-
-
-def _holds(lattice: Lattice, row: int, column: int) -> bool:
-    height, width = lattice.size
-    return lattice.tile[row % height][column % width]
 
 
 def neighbourhoods(x: Tensor, lattice: Lattice, taps: Sequence[int]) -> Tensor:
@@ -74,6 +69,16 @@ def neighbourhoods(x: Tensor, lattice: Lattice, taps: Sequence[int]) -> Tensor:
     padded = F.pad(x, (0, 0, 1, 1, 1, 1)).flatten(1, 2)
     sources = constant(_sources, lattice, tuple(x.shape[1:3]), tuple(taps), device=x.device)
     return padded.index_select(1, sources.flatten()).view(len(x), *sources.shape, x.shape[3]).flatten(2)
+
+
+def kernel_at(weight: Tensor, taps: Sequence[int]) -> Tensor:
+    """What multiplies `neighbourhoods` of these taps: of (outputs, inputs, 3, 3), (outputs, T * inputs)."""
+    numbers = constant(_numbers, tuple(taps), device=weight.device)  # not from the host at each call
+    return weight.flatten(2).mT.index_select(1, numbers).flatten(1)
+
+
+def _numbers(taps: Sequence[int], device: torch.device | str | None) -> Tensor:
+    return torch.tensor(taps, dtype=torch.int64, device=device)
 
 
 def _sources(lattice: Lattice, size: tuple[int, int], taps: Sequence[int], device: torch.device | str | None) -> Tensor:

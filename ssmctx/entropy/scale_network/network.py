@@ -115,8 +115,8 @@ class ScaleNetwork(HeldTables):
         self.added = nn.ModuleList(taking(channels) for channels in carried)
         mixes = [conv(width, width) for _ in carried]
         self.mix = nn.ModuleList(mixes)
-        self._taps = {t: coded_taps(order, t) for t in steps if t % group}
-        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in self._taps})
+        self._taps = [coded_taps(order.lattices, number) for number in range(group)]
+        self.added_later = nn.ModuleDict({str(t): taking(widths[t]) for t in steps if t % group})
         self.hidden = nn.ModuleList(conv(width, width) for _ in steps)
         heads = [conv(width, channels) for channels in widths]
         self.head = nn.ModuleList(heads)
@@ -213,8 +213,8 @@ class ScaleNetwork(HeldTables):
         """Levels of the table's scales in parts of 2^-level_bits, (batch, m, P)."""
         carried = self._carried(step, residuals, state)
         own = carried.index_select(1, self.order.indices(step, state.size, carried.device))
-        if step % self.order.consecutive_passes:
-            lattice, taps = self.order.lattices[self.order.pass_index(step)], self._taps[step]
+        if number := step % self.order.consecutive_passes:
+            lattice, taps = self.order.lattices[number], self._taps[number]
             coded = self.order.coded_positions(step, state.size, carried.device)
             around = neighbourhoods(self._magnitudes(step, residuals, coded, own), lattice, taps)
             own = _sum(self.added_later[str(step)](around, self._frozen(state), taps), own)
