@@ -14,6 +14,7 @@ from ssmctx.scan import backend as backend_module
 from ssmctx.scan.backend import load
 from ssmctx.scan.cpu import sizes as cpu_sizes
 from ssmctx.scan.directions import from_sequences, scan_order, to_sequences
+from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.operator import scan
 
 NAMES = ("u", "dt_raw", "A", "B", "C", "D", "dt_bias", "h0")
@@ -138,6 +139,37 @@ def test_low_rank_step_sizes_are_the_product(backend, seed, batch, width, d, ran
         poison(patch)
         found = run(backend, torch.float32, multiply=False)
     assert_close(found, run("reference", torch.float64, multiply=True), 2e-5)
+
+
+@given(
+    seed=st.integers(0, 2**20),
+    height=st.integers(1, 9),
+    width=st.integers(1, 40),
+    d=st.sampled_from([1, 16, 70]),
+    states=st.sampled_from([1, 4, 5]),
+    rank=st.sampled_from([0, 3]),
+)
+def test_what_forward_keeps_changes_no_bit(seed, height, width, d, states, rank):
+    backend = load("cpu")
+    values = [x.detach().float() for x in arguments(seed, 2, height, width, d, states, len(DIRECTIONS)).values()]
+    weight = []
+    if rank:
+        generator = torch.Generator().manual_seed(seed)
+        values[1] = torch.randn(2, height, width, len(DIRECTIONS), rank, generator=generator)
+        weight = [torch.randn(len(DIRECTIONS), d, rank, generator=generator)]
+    inputs = ScanInputs._make([*values, DIRECTIONS, True])
+    with pytest.MonkeyPatch.context() as patch:
+        poison(patch)
+        v, last, kept = backend.forward_keeping(inputs, *weight)
+        for found, expected in zip((v, last), backend.forward(inputs, *weight), strict=True):
+            assert torch.equal(found, expected)
+        gradients = backend.backward(v, last, inputs, *weight)
+        assert [x.shape for x in gradients] == [x.shape for x in (*values, *weight)]
+        for found, expected in zip(backend.backward(v, last, inputs, *weight, kept=kept), gradients, strict=True):
+            assert torch.equal(found, expected)
+        if height * width > cpu_sizes.CHUNK:  # planted fault: other states than those that forward went through
+            wrong = backend.backward(v, last, inputs, *weight, kept=torch.zeros_like(kept))
+            assert not torch.equal(wrong[2], gradients[2])
 
 
 def test_the_equality_property_notices_a_lost_carry(monkeypatch):

@@ -200,9 +200,11 @@ class VSSBlock(nn.Module):
 
     def _outputs(self, pixels: Tensor, v: Sequence[Tensor], gate: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:
         """What the block returns, a band of rows at a time."""
-        scale = drop_path(pixels.new_ones(pixels.shape[0], 1, 1, 1), self.drop_path, self.training)
+        drops = self.training and self.drop_path > 0
+        scale = drop_path(pixels.new_ones(pixels.shape[0], 1, 1, 1), self.drop_path, True) if drops else None
         for x, g, *groups in zip(*(_split(t, bands) for t in (pixels, gate, *v)), strict=True):
-            yield [x + self.out_proj(self.out_norm(_join_groups(groups)) * F.silu(g)) * scale]
+            branch = self.out_proj(self.out_norm(_join_groups(groups)) * F.silu(g))
+            yield [x + (branch if scale is None else branch * scale)]
 
 
 def _is_large(x: Tensor) -> bool:

@@ -23,9 +23,9 @@ class Backend:
 
     `forward(inputs)`, with a `ScanInputs`, returns v (batch, H, W, d) and the last states (batch, K, d, N);
     `backward(dv, dlast, inputs)` the gradients of the eight tensors in the order u, dt_raw, A, B, C, D, dt_bias, h0. A
-    backend without `backward` is torch code that autograd differentiates. With `low_rank` both also take dt_weight as
-    a last argument; then dt_raw is the low-rank form (batch, H, W, K, rank) of step sizes, and the second gradient
-    still that of the whole (batch, H, W, K, d).
+    backend without `backward` is torch code that autograd differentiates. With `low_rank` both also take dt_weight
+    (K, d, rank) as a last argument; then dt_raw and its gradient are the low-rank form (batch, H, W, K, rank) of step
+    sizes, and dt_weight's gradient is a ninth.
 
     Attributes:
         name: as registered.
@@ -36,6 +36,8 @@ class Backend:
         dtypes: floating types that it computes in; None for all of float32 and wider.
         max_states: largest number N of states; None for any.
         low_rank: whether it multiplies low-rank step sizes out itself, so that they never exist whole.
+        forward_keeping: `forward` with a third tensor for `backward`, which takes it as the keyword `kept`, or None in
+            its place, and gives the same gradients; None where backward finds everything by itself.
         priority: "auto" takes the highest one that can take the scan, of equals the first by name, and never one of 0.
             "torch" has 1, the kernels "cpu" and "triton" have 10.
         auto_devices: device types that the priority holds for; None for all that it runs on.
@@ -59,6 +61,7 @@ class Backend:
     dtypes: tuple[torch.dtype, ...] | None = None
     max_states: int | None = None
     low_rank: bool = False
+    forward_keeping: Callable[..., tuple[Tensor, Tensor, Tensor]] | None = None
     priority: int = 0
     auto_devices: tuple[str, ...] | None = None
     differentiable: Callable[..., tuple[Tensor, Tensor]] | None = None

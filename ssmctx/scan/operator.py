@@ -22,6 +22,7 @@ _ARGUMENTS = (
     "str directions, bool softplus, str backend, Tensor? dt_weight"
 )
 _TENSORS = 8
+_GRADIENTS = _TENSORS + 1  # that of dt_weight last
 
 
 def _backend(arguments: Sequence[Any]) -> Backend:
@@ -47,9 +48,13 @@ def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
     if dt_weight is not None:
         expected["dt_weight"] = dt_weight, (count, channels, steps)
     check_shapes(expected, u, "the scan operator's ")
-    if dt_weight is not None and backend.low_rank:
+    if _goes_low_rank(backend, arguments):
         return _contiguous(tensors, directions, softplus), dt_weight.contiguous()
     return (_multiplied(arguments),)
+
+
+def _goes_low_rank(backend: Backend, arguments: Sequence[Any]) -> bool:
+    return backend.low_rank and arguments[-1] is not None
 
 
 def _contiguous(tensors: Sequence[Tensor], directions: str, softplus: bool) -> ScanInputs:
@@ -99,15 +104,26 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "ssmctx::scan_backward",
     mutates_args=(),
-    schema=f"(Tensor dv, Tensor dlast, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _TENSORS)})",
+    schema=f"(Tensor dv, Tensor dlast, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _GRADIENTS)})",
 )
 def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
     return _run_backward(*arguments)
 
 
-def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any, kept: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Gradients of the eight tensors and of dt_weight, empty where there is none."""
     backend = _backend(arguments)
-    return _backward_of(backend)(dv.contiguous(), dlast.contiguous(), *_inputs(backend, arguments))
+    options = {} if kept is None else {"kept": kept}
+    inputs = _inputs(backend, arguments)
+    found = _backward_of(backend)(dv.contiguous(), dlast.contiguous(), *inputs, **options)
+    u, low_rank, *_, dt_weight = arguments
+    if dt_weight is None:
+        return *found, u.new_empty(0)
+    if _goes_low_rank(backend, arguments):
+        return found
+    du, steps, *others = found
+    of_weight = torch.einsum("bhwkd,bhwkr->kdr", steps, low_rank)
+    return du, torch.einsum("bhwkd,kdr->bhwkr", steps, dt_weight), *others, of_weight
 
 
 def _backward_of(backend: Backend) -> Callable[..., tuple[Tensor, ...]]:
@@ -127,30 +143,27 @@ def _(u: Tensor, *rest: Any) -> Any:
 
 @_scan_backward.register_fake
 def _(dv: Tensor, dlast: Tensor, *arguments: Any) -> Any:
-    u, dt_raw, A, *others = arguments[:_TENSORS]
-    steps = dt_raw.new_empty(*dt_raw.shape[:-1], A.shape[1])
-    return u.new_empty(u.shape), steps, *(x.new_empty(x.shape) for x in (A, *others))
+    tensors, dt_weight = arguments[:_TENSORS], arguments[-1]
+    return *(x.new_empty(x.shape) for x in tensors), tensors[0].new_empty(0 if dt_weight is None else dt_weight.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     _backward_of(_backend(inputs))
-    ctx.save_for_backward(*inputs[:_TENSORS], inputs[-1])
+    kept = output[2] if len(output) > 2 else None
+    ctx.save_for_backward(*inputs[:_TENSORS], inputs[-1], kept)
     ctx.options = inputs[_TENSORS:-1]
 
 
 def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
-    *tensors, dt_weight = ctx.saved_tensors
-    u, dt_raw, *_, h0 = tensors
-    dv = torch.zeros_like(u) if dv is None else dv
-    dlast = torch.zeros_like(h0) if dlast is None else dlast
+    *tensors, dt_weight, kept = ctx.saved_tensors
+    dv = torch.zeros_like(tensors[0]) if dv is None else dv
+    dlast = torch.zeros_like(tensors[-1]) if dlast is None else dlast
     arguments = (dv, dlast, *tensors, *ctx.options, dt_weight)
-    run = _scan_backward if torch.is_grad_enabled() or not _plain(arguments) else _run_backward
-    du, dsteps, *others = run(*arguments)
-    dlow, dweight = dsteps, None
-    if dt_weight is not None:
-        dlow = torch.einsum("bhwkd,kdr->bhwkr", dsteps, dt_weight)
-        dweight = torch.einsum("bhwkd,bhwkr->kdr", dsteps, dt_raw)
-    return du, dlow, *others, None, None, None, dweight
+    if torch.is_grad_enabled() or not _plain(arguments):
+        *found, of_weight = _scan_backward(*arguments)
+    else:
+        *found, of_weight = _run_backward(*arguments, kept=kept)
+    return *found, None, None, None, None if dt_weight is None else of_weight
 
 
 def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -172,23 +185,38 @@ def _second_gradients(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None,
         raise BackendUnavailableError(
             f"scan backend {backend.name!r} has no third derivatives; choose 'reference', or torch.func.grad"
         )
-    leaves = [dv, dlast, *tensors, *([] if dt_weight is None else [dt_weight])]
+    differentiated: list[Any] = [*tensors, *([] if dt_weight is None else [dt_weight])]
+    leaves = [dv, dlast, *differentiated]
     with torch.enable_grad():
-        inputs = _multiplied([*tensors, *ctx.options, dt_weight])
-        differentiated: Any = inputs[:_TENSORS]
-        first = torch.autograd.grad(backend.differentiable(inputs), differentiated, (dv, dlast), create_graph=True)
-        asked = [(x, weight) for x, weight in zip(first, weights, strict=True) if weight is not None]
+        outputs = backend.differentiable(_multiplied([*tensors, *ctx.options, dt_weight]))
+        first = torch.autograd.grad(outputs, differentiated, (dv, dlast), create_graph=True)
+        asked = [(x, weight) for x, weight in zip(first, weights, strict=False) if weight is not None]
         second = torch.autograd.grad([x for x, _ in asked], leaves, [w for _, w in asked], allow_unused=True)
     of_tensors = second[: 2 + _TENSORS]
     return *of_tensors, None, None, None, None if dt_weight is None else second[-1]
 
 
 class _Differentiable(torch.autograd.Function):
-    """The operator without torch's dispatcher."""
+    """The operator without torch's dispatcher; with what backward uses of forward, where there will be a backward."""
 
-    forward = staticmethod(_run)
-    setup_context = staticmethod(_keep)
-    backward = staticmethod(_gradients)
+    @staticmethod
+    def forward(differentiated: bool, *arguments: Any) -> tuple[Tensor, ...]:
+        """v, the last states, and what the backend keeps."""
+        backend = _backend(arguments)
+        keeping = backend.forward_keeping if differentiated else None
+        return (keeping or backend.forward)(*_inputs(backend, arguments))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Save what `backward` needs."""
+        _keep(ctx, inputs[1:], output)
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)  # there would be zeros for what the backend keeps
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        """The gradients of the tensors."""
+        return None, *_gradients(ctx, *gradients[:2])
 
 
 def _plain(arguments: Iterable[Any]) -> bool:
@@ -206,6 +234,10 @@ def _plain(arguments: Iterable[Any]) -> bool:
             if isinstance(x, Tensor)
         )
     )
+
+
+def _is_differentiated(arguments: Iterable[Any]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments)
 
 
 _scan.register_autograd(_gradients, setup_context=_keep)
@@ -245,7 +277,7 @@ def scan(
                 return run(_multiplied(arguments))
         if _plain(arguments):
             with torch.autocast(u.device.type, enabled=False):
-                results: tuple[Tensor, Tensor] = _Differentiable.apply(*arguments)
-                return results
+                v, last, *_ = _Differentiable.apply(_is_differentiated(arguments), *arguments)
+                return v, last
     v, last = _scan(*arguments)
     return v, last

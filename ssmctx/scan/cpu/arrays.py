@@ -43,7 +43,8 @@ class Gradients(NamedTuple):
 
     Attributes:
         u: (parts * batch, L, 1, d).
-        raw: of the whole step sizes, (batch, L, K, d).
+        raw: (batch, L, K, d); of low-rank step sizes one part a block of channels, (blocks * batch, L, K, rank).
+        dt_weight: (batch, K, 0 or rank, d).
         A: (batch, K, N, d).
         B: one part a block of channels, (blocks * batch, L, K, N).
         C: one part a block of channels, (blocks * batch, L, K, N).
@@ -54,6 +55,7 @@ class Gradients(NamedTuple):
 
     u: Any
     raw: Any
+    dt_weight: Any
     A: Any
     B: Any
     C: Any
@@ -88,7 +90,7 @@ class Chunk(NamedTuple):
     Attributes:
         pixels: index of the pixel, (positions,).
         x: input, (positions, lanes).
-        low_rank: step sizes whose product with dt_weight is raw, (positions, rank).
+        low_rank: step sizes whose product with dt_weight is raw, (positions, rank filled up to whole tiles).
         raw: step sizes before softplus, (positions, lanes).
         dt: step sizes, (positions, lanes).
         dtx: dt * x, (positions, lanes).
@@ -115,12 +117,14 @@ class GradientChunk(NamedTuple):
         A: summed over positions, (N, lanes).
         D: summed over positions, (1, lanes).
         dt_bias: summed over positions, (1, lanes).
+        dt_weight: summed over positions, (rank, lanes).
+        low_rank: (positions, rank).
         dt: of dt as A sees it, then of raw, (positions, lanes).
         dtx: of dtx, then of x, (positions, lanes).
         B: (positions, N).
         C: (positions, N).
         trail: states and decays, (positions + 1, 2 * TILE, 16).
-        sums: of B and C, before they are summed over the lanes, (positions, 2 * TILE, 16).
+        sums: of B and C, then of low_rank, before they are summed over the lanes, (positions, 2 * TILE, 16).
     """
 
     v: Any
@@ -128,6 +132,8 @@ class GradientChunk(NamedTuple):
     A: Any
     D: Any
     dt_bias: Any
+    dt_weight: Any
+    low_rank: Any
     dt: Any
     dtx: Any
     B: Any

@@ -18,12 +18,12 @@ from ssmctx.scan.cpu.simd import WIDTH
 from ssmctx.scan.cpu.sizes import CHUNK, LANES, TILE
 from ssmctx.scan.cpu.tiles import (
     add,
-    advance,
     advance_and_emit,
     close,
     fetch,
     plain_steps,
     project,
+    project_back,
     put,
     retrace,
     soft_steps,
@@ -47,6 +47,11 @@ def _pixel(walk, position):
 
 
 @njit(**_INLINE)
+def _whole_tiles(number):
+    return (number + TILE - 1) // TILE * TILE
+
+
+@njit(**_INLINE)
 def _rows(count, width):
     return np.zeros((count, width), np.float32)
 
@@ -64,12 +69,15 @@ def _new_chunk(padded, rank):
 
 
 @njit(**_INLINE)
-def _new_gradients(padded):
+def _new_gradients(padded, rank):
     dv, dt, dtx = _rows(CHUNK, LANES), _rows(CHUNK, LANES), _rows(CHUNK, LANES)
     dh, dA, dB, dC = _rows(padded, LANES), _rows(padded, LANES), _rows(CHUNK, padded), _rows(CHUNK, padded)
+    low_rank, dt_weight = _rows(CHUNK, rank), _rows(rank, LANES)
     trail = np.zeros((CHUNK + 1, 2 * TILE, WIDTH), np.float32)
     sums = np.zeros((CHUNK, 2 * TILE, WIDTH), np.float32)
-    return GradientChunk(dv, dh, dA, _rows(1, LANES), _rows(1, LANES), dt, dtx, dB, dC, trail, sums)
+    return GradientChunk(
+        dv, dh, dA, _rows(1, LANES), _rows(1, LANES), dt_weight, low_rank, dt, dtx, dB, dC, trail, sums
+    )
 
 
 # arrays are passed whole, with row indices: numba would reference-count a view
@@ -81,7 +89,7 @@ def _read(inputs, part, block, chunk, begin, size, softplus):
     for t in range(size):
         chunk.pixels[t] = _pixel(inputs.walks[part.k], begin + t)
     fetch(inputs.u, part.b, 0, part.c0, chunk.pixels, chunk.x, size, part.width)
-    rank = block.dt_weight.shape[0]
+    rank = inputs.dt_weight.shape[1]
     if rank > 0:
         fetch(inputs.raw, part.b, part.k, 0, chunk.pixels, chunk.low_rank, size, rank)
         project(block, chunk, size, part.lanes)
@@ -109,17 +117,19 @@ def _parameters(inputs, part, block):
 
 
 @kernel(**_KERNEL)
-def scan_forward(inputs, softplus, parts, first, stride, v, last):
-    """Scan some tasks; writes their part of v (parts * batch, L, 1, d) and of last (batch, K, d, N).
+def scan_forward(inputs, softplus, parts, first, stride, v, last, starts):
+    """Scan some tasks; writes their part of v (parts * batch, L, 1, d), of last (batch, K, d, N), and of `starts`, the
+    states before each chunk of positions, (batch, K, chunks, N, d), or none of them, (batch, K, 0, N, d).
 
     With as many parts as directions, each direction is a task of its own and writes its own part; with one part, the
     directions of a task add up in it. The order of additions, and so every bit, is the same.
     """
     batch, length, _, channels = inputs.u.shape
     directions, states, _ = inputs.A.shape
-    padded, rank = (states + TILE - 1) // TILE * TILE, inputs.dt_weight.shape[1]
+    rank = inputs.dt_weight.shape[1]
+    padded, padded_rank = _whole_tiles(states), _whole_tiles(rank)
     blocks = (channels + LANES - 1) // LANES
-    block, chunk = _new_block(padded, rank), _new_chunk(padded, rank)
+    block, chunk = _new_block(padded, padded_rank), _new_chunk(padded, padded_rank)
     h, y = _rows(padded, LANES), _rows(CHUNK, LANES)
     for task in range(first, parts * batch * blocks, stride):
         share, b, c0 = task // (batch * blocks), task // blocks % batch, task % blocks * LANES
@@ -134,6 +144,10 @@ def scan_forward(inputs, softplus, parts, first, stride, v, last):
                     h[n, r] = inputs.h0[b, k, np.uintp(c0 + r), n]
             for begin in range(0, length, CHUNK):
                 size = min(CHUNK, length - begin)
+                if starts.shape[2] > 0:
+                    for n in range(states):
+                        for r in range(width):
+                            starts[b, k, begin // CHUNK, n, np.uintp(c0 + r)] = h[n, r]
                 _read(inputs, part, block, chunk, begin, size, softplus)
                 fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, size, states)
                 fetch(inputs.C, b, k, 0, chunk.pixels, chunk.C, size, states)
@@ -151,18 +165,19 @@ def scan_forward(inputs, softplus, parts, first, stride, v, last):
 
 
 @kernel(**_KERNEL)
-def scan_backward(dv, dlast, inputs, softplus, parts, first, stride, gradients):
-    """Gradients of some tasks of `scan_forward`.
-
-    Keeps the states at the start of each chunk of positions and recomputes those within.
-    """
+def scan_backward(dv, dlast, starts, inputs, softplus, parts, first, stride, gradients):
+    """Gradients of some tasks of `scan_forward`, which kept the states before each chunk; recomputes those within."""
     batch, length, _, channels = inputs.u.shape
     directions, states, _ = inputs.A.shape
-    padded, rank = (states + TILE - 1) // TILE * TILE, inputs.dt_weight.shape[1]
+    rank = inputs.dt_weight.shape[1]
+    padded, padded_rank = _whole_tiles(states), _whole_tiles(rank)
     blocks = (channels + LANES - 1) // LANES
     chunks = (length + CHUNK - 1) // CHUNK
-    starts = np.zeros((chunks, padded, LANES), np.float32)
-    block, chunk, grad = _new_block(padded, rank), _new_chunk(padded, rank), _new_gradients(padded)
+    block, chunk, grad = (
+        _new_block(padded, padded_rank),
+        _new_chunk(padded, padded_rank),
+        _new_gradients(padded, padded_rank),
+    )
     h = _rows(padded, LANES)
     for task in range(first, parts * batch * blocks, stride):
         share, b, own = task // (batch * blocks), task // blocks % batch, task % blocks
@@ -173,30 +188,30 @@ def scan_backward(dv, dlast, inputs, softplus, parts, first, stride, gradients):
             part = Part(b, k, c0, width, lanes)
             # lanes past the width have u = dv = 0 and h = dh = 0: they add nothing to dB and dC
             chunk.x[:], chunk.raw[:], h[:] = 0, 0, 0
-            grad.v[:], grad.h[:], grad.A[:], grad.D[:], grad.dt_bias[:] = 0, 0, 0, 0, 0
+            grad.v[:], grad.h[:], grad.A[:], grad.D[:], grad.dt_bias[:], grad.dt_weight[:] = 0, 0, 0, 0, 0, 0
             _parameters(inputs, part, block)
             for n in range(states):
                 for r in range(width):
-                    h[n, r] = inputs.h0[b, k, np.uintp(c0 + r), n]
                     grad.h[n, r] = dlast[b, k, np.uintp(c0 + r), n]
-            starts[0] = h
-            for i in range(chunks - 1):  # to the start of the last chunk, keeping the state at each start
-                _read(inputs, part, block, chunk, i * CHUNK, CHUNK, softplus)
-                fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, CHUNK, states)
-                advance(h, block, chunk, CHUNK, lanes)
-                starts[i + 1] = h
-            for i in range(chunks - 1, -1, -1):  # and back again
+            for i in range(chunks - 1, -1, -1):
                 size = min(CHUNK, length - i * CHUNK)
                 _read(inputs, part, block, chunk, i * CHUNK, size, softplus)
                 fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, size, states)
                 fetch(inputs.C, b, k, 0, chunk.pixels, chunk.C, size, states)
                 fetch(dv, b, 0, c0, chunk.pixels, grad.v, size, width)
-                h[:], grad.dt[:], grad.dtx[:] = starts[i], 0, 0
+                for n in range(states):
+                    for r in range(width):
+                        h[n, r] = starts[b, k, i, n, np.uintp(c0 + r)]
+                grad.dt[:], grad.dtx[:] = 0, 0
                 retrace(h, block, chunk, grad, size, lanes)
                 close(block, chunk, grad, softplus, size, lanes)
                 put(grad.B, gradients.B, own * batch + b, k, 0, chunk.pixels, size, states)
                 put(grad.C, gradients.C, own * batch + b, k, 0, chunk.pixels, size, states)
-                put(grad.dt, gradients.raw, b, k, c0, chunk.pixels, size, width)
+                if rank > 0:
+                    project_back(block, chunk, grad, size, lanes)
+                    put(grad.low_rank, gradients.raw, own * batch + b, k, 0, chunk.pixels, size, rank)
+                else:
+                    put(grad.dt, gradients.raw, b, k, c0, chunk.pixels, size, width)
                 if k == 0 or parts > 1:
                     put(grad.dtx, gradients.u, share * batch + b, 0, c0, chunk.pixels, size, width)
                 else:
@@ -204,6 +219,9 @@ def scan_backward(dv, dlast, inputs, softplus, parts, first, stride, gradients):
             for r in range(width):
                 gradients.D[b, k, np.uintp(c0 + r)] = grad.D[0, r]
                 gradients.dt_bias[b, k, np.uintp(c0 + r)] = grad.dt_bias[0, r]
+            for j in range(rank):
+                for r in range(width):
+                    gradients.dt_weight[b, k, j, np.uintp(c0 + r)] = grad.dt_weight[j, r]
             for n in range(states):
                 for r in range(width):
                     gradients.A[b, k, n, np.uintp(c0 + r)] = grad.A[n, r]

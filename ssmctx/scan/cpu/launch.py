@@ -11,11 +11,11 @@ from torch import Tensor
 from ssmctx import jit
 from ssmctx.scan.backend import Backend
 from ssmctx.scan.cpu.arrays import Gradients, Inputs
-from ssmctx.scan.cpu.sizes import LANES, MAX_STATES
+from ssmctx.scan.cpu.sizes import CHUNK, LANES, MAX_STATES
 from ssmctx.scan.cpu.threads import share_out
 from ssmctx.scan.inputs import ScanInputs
 
-__all__ = ["backend", "backward", "forward"]
+__all__ = ["backend", "backward", "forward", "forward_keeping"]
 
 _FEW_TASKS = 8
 """Tasks (an image and a block of channels each) below which each direction is a task of its own."""
@@ -35,41 +35,59 @@ def backend() -> Backend:
         dtypes=(torch.float32,),
         max_states=MAX_STATES,
         low_rank=True,
+        forward_keeping=forward_keeping,
         priority=10,
     )
 
 
 def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
+    v, last, _ = _forward(inputs, dt_weight, 0)
+    return v, last
+
+
+def forward_keeping(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """With the states before each chunk of positions, (batch, K, chunks, N, d)."""
+    return _forward(inputs, dt_weight, -(-inputs.u[0, ..., 0].numel() // CHUNK))
+
+
+def _forward(inputs: ScanInputs, dt_weight: Tensor | None, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
     from ssmctx.scan.cpu import kernels
 
     u, softplus = inputs.u, inputs.softplus
     parts, blocks = _split(u, inputs.directions)
     v, last = u.new_empty(parts, *u.shape), torch.empty_like(inputs.h0)
-    arrays, outputs = _arrays(inputs, dt_weight), (_maps(v, u[0, ..., 0].numel()), last.numpy())
+    count, channels, states = inputs.A.shape
+    starts = u.new_empty(len(u), count, chunks, states, channels)
+    arrays, outputs = _arrays(inputs, dt_weight), (_maps(v, u[0, ..., 0].numel()), last.numpy(), starts.numpy())
     share_out(
         lambda first, stride: kernels.scan_forward(arrays, softplus, parts, first, stride, *outputs),
         parts * len(u) * blocks,
     )
-    return _add_up(v), last
+    return _add_up(v), last, starts
 
 
-def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
+def backward(
+    dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None, kept: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Gradients of the eight tensors, and of dt_weight; see `ssmctx.scan.backend.Backend`."""
     from ssmctx.scan.cpu import kernels
 
-    u, _, A, B, C, D, _, h0, directions, softplus = inputs
+    starts = forward_keeping(inputs, dt_weight)[2] if kept is None else kept
+    u, dt_raw, A, B, C, D, _, h0, directions, softplus = inputs
     parts, blocks = _split(u, directions)
     batch, (count, channels, states) = len(u), A.shape
-    du, draw = u.new_empty(parts, *u.shape), u.new_empty(*u.shape[:3], *D.shape)
-    dA = u.new_empty(batch, count, states, channels)
+    rank = 0 if dt_weight is None else dt_weight.shape[-1]
+    du, draw = u.new_empty(parts, *u.shape), u.new_empty(blocks if rank else 1, *dt_raw.shape)
+    dA, dweight = u.new_empty(batch, count, states, channels), u.new_empty(batch, count, rank, channels)
     dB, dC = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape)
     dD, dbias, dh0 = u.new_empty(batch, *D.shape), u.new_empty(batch, *D.shape), torch.empty_like(h0)
     length = u[0, ..., 0].numel()
-    arrays, incoming = _arrays(inputs, dt_weight), (_maps(dv, length), dlast.numpy())
+    arrays, incoming = _arrays(inputs, dt_weight), (_maps(dv, length), dlast.numpy(), starts.numpy())
     gradients = Gradients(
         u=_maps(du, length),
         raw=_maps(draw, length, count),
+        dt_weight=dweight.numpy(),
         A=dA.numpy(),
         B=_maps(dB, length, count),
         C=_maps(dC, length, count),
@@ -81,7 +99,13 @@ def backward(dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | 
         lambda first, stride: kernels.scan_backward(*incoming, arrays, softplus, parts, first, stride, gradients),
         parts * batch * blocks,
     )
-    return _add_up(du), draw, dA.sum(0).mT.contiguous(), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0
+    found = (_add_up(du), _add_up(draw), _summed(dA), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0)
+    return found if dt_weight is None else (*found, _summed(dweight))
+
+
+def _summed(parts: Tensor) -> Tensor:
+    """(batch, K, rows, d) as (K, d, rows), summed over the batch."""
+    return parts.sum(0).mT.contiguous()
 
 
 def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:

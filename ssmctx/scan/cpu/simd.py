@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["WIDTH", "Array", "Builder", "Variable", "Vector", "exp2", "sigmoid", "softplus", "vectors"]
+__all__ = ["WIDTH", "Array", "Builder", "Variable", "Vector", "exp2", "sigmoid", "softplus", "totals", "vectors"]
 
 WIDTH = 16
 """Lanes of a vector."""
@@ -64,14 +64,21 @@ class Vector:
         chosen = self.ir.icmp_unsigned("!=", condition, ir.Constant(condition.type, 0))
         return Vector(self.ir, self.ir.select(chosen, self.value, self.of(other).value))
 
-    def total(self) -> Any:
-        """Sum of the lanes, by halves: an IR float."""
-        value, width = self.value, WIDTH
-        while width > 1:
-            width //= 2
-            halves = [ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(i, i + width))) for i in (0, width)]
-            value = self.ir.fadd(*(self.ir.shuffle_vector(value, value, half) for half in halves))
-        return self.ir.extract_element(value, ir.Constant(ir.IntType(32), 0))
+
+def totals(vectors: Sequence[Vector]) -> list[Any]:
+    """The sums of the lanes of each vector, by halves, as IR floats; of a power of two up to 16 of them.
+
+    Two vectors of halves become one, and so on: what one vector's sum would take in steps, all take together.
+    """
+    builder, parts, lanes = vectors[0].ir, [vector.value for vector in vectors], WIDTH
+    while lanes > 1:
+        lanes //= 2
+        pairs = list(zip(parts[::2], parts[1::2], strict=True)) if len(parts) > 1 else [(parts[0], parts[0])]
+        width = WIDTH if len(parts) > 1 else parts[0].type.count // 2
+        lows = [i for i in range(2 * WIDTH) if i // lanes % 2 == 0][:width]
+        both = [ir.Constant(ir.VectorType(ir.IntType(32), width), [i + start for i in lows]) for start in (0, lanes)]
+        parts = [builder.fadd(*(builder.shuffle_vector(*pair, half) for half in both)) for pair in pairs]
+    return [builder.extract_element(parts[0], ir.Constant(ir.IntType(32), i)) for i in range(len(vectors))]
 
 
 def _constant(ir_builder: Any, number: float) -> Vector:

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk
-from ssmctx.scan.cpu.simd import WIDTH, Array, Builder, Variable, Vector, exp2, sigmoid, softplus, vectors
+from ssmctx.scan.cpu.simd import WIDTH, Array, Builder, Variable, Vector, exp2, sigmoid, softplus, totals, vectors
 from ssmctx.scan.cpu.sizes import TILE
 
 __all__ = [
     "add",
-    "advance",
     "advance_and_emit",
     "close",
     "fetch",
     "plain_steps",
     "project",
+    "project_back",
     "put",
     "retrace",
     "soft_steps",
@@ -114,37 +114,26 @@ def _step(
     return decays
 
 
-def _walk(b: Builder, h: Array, block: Block, chunk: Chunk, size: Any, lanes: Any, y: Array | None = None) -> None:
+@vectors
+def advance_and_emit(b: Builder, h: Array, block: Block, chunk: Chunk, y: Array, size: Any, lanes: Any) -> None:
+    """Walk h over the positions, adding C . h to y at each."""
     with b.loop(h.shape[0], TILE) as first, b.loop(lanes, WIDTH) as r:
         states = [b.plus(first, i) for i in range(TILE)]
         rates = [block.A[n, r] for n in states]
         carried = [b.variable(h[n, r]) for n in states]
         with b.loop(size) as t:
             _step(chunk, t, r, states, rates, carried)
-            if y:
-                out = y[t, r]
-                for n, state in zip(states, carried, strict=True):
-                    out = state.value * chunk.C.spread(t, n) + out
-                y[t, r] = out
+            out = y[t, r]
+            for n, state in zip(states, carried, strict=True):
+                out = state.value * chunk.C.spread(t, n) + out
+            y[t, r] = out
         for n, state in zip(states, carried, strict=True):
             h[n, r] = state.value
 
 
 @vectors
-def advance(b: Builder, h: Array, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
-    """Walk h over the positions."""
-    _walk(b, h, block, chunk, size, lanes)
-
-
-@vectors
-def advance_and_emit(b: Builder, h: Array, block: Block, chunk: Chunk, y: Array, size: Any, lanes: Any) -> None:
-    """Walk h over the positions, adding C . h to y at each."""
-    _walk(b, h, block, chunk, size, lanes, y)
-
-
-@vectors
 def retrace(b: Builder, h: Array, block: Block, chunk: Chunk, grad: GradientChunk, size: Any, lanes: Any) -> None:
-    """Gradients of `advance`, which starts from h, up to what `close` does.
+    """Gradients of `advance_and_emit`, which starts from h, up to what `close` does.
 
     Adds to those of A, dt and dtx, writes those of B and C, summed over the lanes, and leaves in that of h the gradient
     before the chunk.
@@ -188,9 +177,10 @@ def retrace(b: Builder, h: Array, block: Block, chunk: Chunk, grad: GradientChun
             for n, state, of_rate in zip(states, through, of_rates, strict=True):
                 grad.h[n, r], grad.A[n, r] = state.value, of_rate.value
         with b.loop(size) as t:
-            for i, n in zip(tile, states, strict=True):
-                grad.B.put(sums[t, b.index(i), zero].total(), t, n)
-                grad.C.put(sums[t, b.index(TILE + i), zero].total(), t, n)
+            found = totals([sums[t, b.index(i), zero] for i in range(2 * TILE)])
+            for n, of_B, of_C in zip(states, found[:TILE], found[TILE:], strict=True):
+                grad.B.put(of_B, t, n)
+                grad.C.put(of_C, t, n)
 
 
 @vectors
@@ -208,3 +198,28 @@ def close(b: Builder, block: Block, chunk: Chunk, grad: GradientChunk, soft: Any
             of_D.value = dv * x + of_D.value
             of_bias.value = of_raw + of_bias.value
         grad.D[zero, r], grad.dt_bias[zero, r] = of_D.value, of_bias.value
+
+
+@vectors
+def project_back(b: Builder, block: Block, chunk: Chunk, grad: GradientChunk, size: Any, lanes: Any) -> None:
+    """Gradients of `project`, of those of raw in grad.dt: writes that of low_rank, adds to that of dt_weight."""
+    tile, zero = [b.index(i) for i in range(TILE)], b.index(0)
+    sums = grad.sums
+    with b.loop(block.dt_weight.shape[0], TILE) as first:
+        ranks = [b.plus(first, i) for i in range(TILE)]
+        with b.loop(size) as t:
+            for i in tile:
+                sums[t, i, zero] = b.number(0.0)
+        with b.loop(lanes, WIDTH) as r:
+            weights = [block.dt_weight[j, r] for j in ranks]
+            of_weights = [b.variable(grad.dt_weight[j, r]) for j in ranks]
+            with b.loop(size) as t:
+                of_raw = grad.dt[t, r]
+                for i, j, weight, of_weight in zip(tile, ranks, weights, of_weights, strict=True):
+                    sums[t, i, zero] = of_raw * weight + sums[t, i, zero]
+                    of_weight.value = chunk.low_rank.spread(t, j) * of_raw + of_weight.value
+            for j, of_weight in zip(ranks, of_weights, strict=True):
+                grad.dt_weight[j, r] = of_weight.value
+        with b.loop(size) as t:
+            for j, of_row in zip(ranks, totals([sums[t, i, zero] for i in tile]), strict=True):
+                grad.low_rank.put(of_row, t, j)
