@@ -22,11 +22,14 @@ from ssmctx.scan.cpu.tiles import (
     close,
     fetch,
     plain_steps,
+    plain_steps_and_slopes,
     project,
     project_back,
     put,
     retrace,
+    skip,
     soft_steps,
+    soft_steps_and_slopes,
 )
 
 __all__ = ["scan_backward", "scan_forward"]
@@ -40,10 +43,18 @@ _KERNEL: dict[str, Any] = {
 
 
 @njit(**_INLINE)
-def _pixel(walk, position):
-    """The pixel at a position of a direction; walk is (start, length of a line, step in it, step between lines)."""
+def _find(pixels, walk, begin, size):
+    """The pixels at positions from `begin` on; walk is (start, length of a line, step in it, step between lines)."""
     start, line, step, jump = walk
-    return start + (position // line) * jump + (position % line) * step
+    row, column = begin // line, begin % line
+    pixel = start + row * jump + column * step
+    for t in range(size):
+        pixels[t] = pixel
+        column += 1
+        pixel += step
+        if column == line:
+            column = 0
+            pixel += jump - line * step
 
 
 @njit(**_INLINE)
@@ -84,10 +95,9 @@ def _new_gradients(padded, rank):
 
 
 @njit(**_INLINE)
-def _read(inputs, part, block, chunk, begin, size, softplus):
+def _read(inputs, part, block, chunk, begin, size, softplus, slopes):
     """Everything that does not depend on a state, for a chunk of positions from `begin` on."""
-    for t in range(size):
-        chunk.pixels[t] = _pixel(inputs.walks[part.k], begin + t)
+    _find(chunk.pixels, inputs.walks[part.k], begin, size)
     fetch(inputs.u, part.b, 0, part.c0, chunk.pixels, chunk.x, size, part.width)
     rank = inputs.dt_weight.shape[1]
     if rank > 0:
@@ -95,10 +105,17 @@ def _read(inputs, part, block, chunk, begin, size, softplus):
         project(block, chunk, size, part.lanes)
     else:
         fetch(inputs.raw, part.b, part.k, part.c0, chunk.pixels, chunk.raw, size, part.width)
-    if softplus:
+    if softplus and slopes:
+        soft_steps_and_slopes(block, chunk, size, part.lanes)
+    elif softplus:
         soft_steps(block, chunk, size, part.lanes)
+    elif slopes:
+        plain_steps_and_slopes(block, chunk, size, part.lanes)
     else:
         plain_steps(block, chunk, size, part.lanes)
+    states = inputs.A.shape[1]
+    fetch(inputs.B, part.b, part.k, 0, chunk.pixels, chunk.B, size, states)
+    fetch(inputs.C, part.b, part.k, 0, chunk.pixels, chunk.C, size, states)
 
 
 @njit(**_INLINE)
@@ -148,12 +165,8 @@ def scan_forward(inputs, softplus, parts, first, stride, v, last, starts):
                     for n in range(states):
                         for r in range(width):
                             starts[b, k, begin // CHUNK, n, np.uintp(c0 + r)] = h[n, r]
-                _read(inputs, part, block, chunk, begin, size, softplus)
-                fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, size, states)
-                fetch(inputs.C, b, k, 0, chunk.pixels, chunk.C, size, states)
-                for t in range(size):
-                    for r in range(LANES):
-                        y[t, r] = block.D[0, r] * chunk.x[t, r]
+                _read(inputs, part, block, chunk, begin, size, softplus, False)
+                skip(block, chunk, y, size, lanes)
                 advance_and_emit(h, block, chunk, y, size, lanes)
                 if k == 0 or parts > 1:
                     put(y, v, share * batch + b, 0, c0, chunk.pixels, size, width)
@@ -195,16 +208,14 @@ def scan_backward(dv, dlast, starts, inputs, softplus, parts, first, stride, gra
                     grad.h[n, r] = dlast[b, k, np.uintp(c0 + r), n]
             for i in range(chunks - 1, -1, -1):
                 size = min(CHUNK, length - i * CHUNK)
-                _read(inputs, part, block, chunk, i * CHUNK, size, softplus)
-                fetch(inputs.B, b, k, 0, chunk.pixels, chunk.B, size, states)
-                fetch(inputs.C, b, k, 0, chunk.pixels, chunk.C, size, states)
+                _read(inputs, part, block, chunk, i * CHUNK, size, softplus, True)
                 fetch(dv, b, 0, c0, chunk.pixels, grad.v, size, width)
                 for n in range(states):
                     for r in range(width):
                         h[n, r] = starts[b, k, i, n, np.uintp(c0 + r)]
                 grad.dt[:], grad.dtx[:] = 0, 0
                 retrace(h, block, chunk, grad, size, lanes)
-                close(block, chunk, grad, softplus, size, lanes)
+                close(block, chunk, grad, size, lanes)
                 put(grad.B, gradients.B, own * batch + b, k, 0, chunk.pixels, size, states)
                 put(grad.C, gradients.C, own * batch + b, k, 0, chunk.pixels, size, states)
                 if rank > 0:

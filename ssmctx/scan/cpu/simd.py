@@ -27,6 +27,7 @@ WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 _INTS = ir.VectorType(ir.IntType(32), WIDTH)
 _INDEX = ir.IntType(64)
+_ALIGNMENT = ir.Constant(ir.IntType(32), 4)
 # what fused multiply-adds need, and no more: sums keep their order and NaN stays NaN
 _FLAGS = ("contract", "nsz", "arcp")
 
@@ -58,11 +59,6 @@ class Vector:
         shift = ir.Constant(_INTS, [23] * WIDTH)
         exponent = self.ir.shl(self.ir.bitcast(whole.value, _INTS), shift)
         return Vector(self.ir, self.ir.bitcast(self.ir.add(self.ir.bitcast(self.value, _INTS), exponent), _FLOATS))
-
-    def where(self, condition: Any, other: float) -> Vector:
-        """self where `condition` is non-zero, `other` elsewhere."""
-        chosen = self.ir.icmp_unsigned("!=", condition, ir.Constant(condition.type, 0))
-        return Vector(self.ir, self.ir.select(chosen, self.value, self.of(other).value))
 
 
 def totals(vectors: Sequence[Vector]) -> list[Any]:
@@ -151,6 +147,27 @@ class Array:
 
     def __setitem__(self, index: tuple[Any, ...], value: Vector) -> None:
         self.ir.store(value.value, self._vector_pointer(index), align=4)
+
+    def first(self, count: Any, *index: Any) -> Vector:
+        """The first `count` lanes of the vector that starts at an index, no more of which is read; others are 0."""
+        pointer, zero = self._vector_pointer(index), ir.Constant(_FLOATS, [0.0] * WIDTH)
+        return Vector(self.ir, self._call("load", _FLOATS, pointer, _ALIGNMENT, self._lanes_below(count), zero))
+
+    def put_first(self, value: Vector, count: Any, *index: Any) -> None:
+        """Store a vector's first `count` lanes."""
+        pointer = self._vector_pointer(index)
+        self._call("store", ir.VoidType(), value.value, pointer, _ALIGNMENT, self._lanes_below(count))
+
+    def _call(self, what: str, result: Any, *arguments: Any) -> Any:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        name = f"llvm.masked.{what}.v{WIDTH}f32.p0"
+        return self.ir.call(cgutils.get_or_insert_function(self.ir.module, kind, name), arguments)
+
+    def _lanes_below(self, count: Any) -> Any:
+        undefined, zero = ir.Constant(_INTS, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+        one = self.ir.insert_element(undefined, self.ir.trunc(count, ir.IntType(32)), zero)
+        counts = self.ir.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH))
+        return self.ir.icmp_signed("<", ir.Constant(_INTS, list(range(WIDTH))), counts)
 
     def _vector_pointer(self, index: tuple[Any, ...]) -> Any:
         return self.ir.bitcast(self._pointer(index), _FLOATS.as_pointer())

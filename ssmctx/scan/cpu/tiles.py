@@ -21,11 +21,14 @@ __all__ = [
     "close",
     "fetch",
     "plain_steps",
+    "plain_steps_and_slopes",
     "project",
     "project_back",
     "put",
     "retrace",
+    "skip",
     "soft_steps",
+    "soft_steps_and_slopes",
 ]
 
 _LN2 = 0.6931471805599453
@@ -40,8 +43,9 @@ def fetch(
         p, whole = pixels.get(t), b.whole_vectors(width)
         with b.loop(whole, WIDTH) as r:
             rows[t, r] = source[i, p, k, b.ir.add(c0, r)]
-        with b.loop(width, start=whole) as r:
-            rows.put(source.get(i, p, k, b.ir.add(c0, r)), t, r)
+        with b.loop(width, WIDTH, start=whole) as r:
+            left = b.ir.sub(width, whole)
+            rows.put_first(source.first(left, i, p, k, b.ir.add(c0, r)), left, t, r)
 
 
 @vectors
@@ -51,8 +55,9 @@ def put(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels:
         p, whole = pixels.get(t), b.whole_vectors(width)
         with b.loop(whole, WIDTH) as r:
             target[i, p, k, b.ir.add(c0, r)] = rows[t, r]
-        with b.loop(width, start=whole) as r:
-            target.put(rows.get(t, r), i, p, k, b.ir.add(c0, r))
+        with b.loop(width, WIDTH, start=whole) as r:
+            left = b.ir.sub(width, whole)
+            target.put_first(rows.first(left, t, r), left, i, p, k, b.ir.add(c0, r))
 
 
 @vectors
@@ -63,9 +68,9 @@ def add(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels:
         with b.loop(whole, WIDTH) as r:
             c = b.ir.add(c0, r)
             target[i, p, k, c] = target[i, p, k, c] + rows[t, r]
-        with b.loop(width, start=whole) as r:
-            c = b.ir.add(c0, r)
-            target.put(b.ir.fadd(target.get(i, p, k, c), rows.get(t, r)), i, p, k, c)
+        with b.loop(width, WIDTH, start=whole) as r:
+            c, left = b.ir.add(c0, r), b.ir.sub(width, whole)
+            target.put_first(target.first(left, i, p, k, c) + rows.first(left, t, r), left, i, p, k, c)
 
 
 @vectors
@@ -82,25 +87,48 @@ def project(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> No
             chunk.raw[row, r] = total.value
 
 
-def _steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any, soft: bool) -> None:
+def _steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any, soft: bool, slopes: bool) -> None:
     with b.loop(lanes, WIDTH) as r:
         bias = block.dt_bias[b.index(0), r]
         with b.loop(size) as t:
             raw = chunk.raw[t, r] + bias
             dt = softplus(raw) if soft else raw
-            chunk.raw[t, r], chunk.dt[t, r], chunk.dtx[t, r] = raw, dt, dt * chunk.x[t, r]
+            chunk.dt[t, r], chunk.dtx[t, r] = dt, dt * chunk.x[t, r]
+            if slopes:  # here, where sigmoid and softplus share an exponential
+                chunk.raw[t, r] = sigmoid(raw) if soft else b.number(1.0)
 
 
 @vectors
 def soft_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
-    """Adds dt_bias to raw; dt = softplus(raw), dtx = dt * x."""
-    _steps(b, block, chunk, size, lanes, soft=True)
+    """dt = softplus(raw + dt_bias), dtx = dt * x."""
+    _steps(b, block, chunk, size, lanes, soft=True, slopes=False)
 
 
 @vectors
 def plain_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
-    """Adds dt_bias to raw; dt = raw, dtx = dt * x."""
-    _steps(b, block, chunk, size, lanes, soft=False)
+    """dt = raw + dt_bias, dtx = dt * x."""
+    _steps(b, block, chunk, size, lanes, soft=False, slopes=False)
+
+
+@vectors
+def soft_steps_and_slopes(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """`soft_steps`, and in place of raw the slope of softplus there."""
+    _steps(b, block, chunk, size, lanes, soft=True, slopes=True)
+
+
+@vectors
+def plain_steps_and_slopes(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """`plain_steps`, and in place of raw a slope of 1."""
+    _steps(b, block, chunk, size, lanes, soft=False, slopes=True)
+
+
+@vectors
+def skip(b: Builder, block: Block, chunk: Chunk, y: Array, size: Any, lanes: Any) -> None:
+    """y = D * x."""
+    with b.loop(lanes, WIDTH) as r:
+        weight = block.D[b.index(0), r]
+        with b.loop(size) as t:
+            y[t, r] = weight * chunk.x[t, r]
 
 
 def _step(
@@ -184,15 +212,14 @@ def retrace(b: Builder, h: Array, block: Block, chunk: Chunk, grad: GradientChun
 
 
 @vectors
-def close(b: Builder, block: Block, chunk: Chunk, grad: GradientChunk, soft: Any, size: Any, lanes: Any) -> None:
+def close(b: Builder, block: Block, chunk: Chunk, grad: GradientChunk, size: Any, lanes: Any) -> None:
     """From `retrace`'s sums to gradients: of raw in grad.dt, of x in grad.dtx; adds to those of D and dt_bias."""
     zero = b.index(0)
     with b.loop(lanes, WIDTH) as r:
         of_D, of_bias = b.variable(grad.D[zero, r]), b.variable(grad.dt_bias[zero, r])
         with b.loop(size) as t:
             dv, by_dtx, x = grad.v[t, r], grad.dtx[t, r], chunk.x[t, r]
-            slope = sigmoid(chunk.raw[t, r]).where(soft, 1.0)
-            of_raw = (grad.dt[t, r] * _LN2 + by_dtx * x) * slope  # A is in units of ln 2 here
+            of_raw = (grad.dt[t, r] * _LN2 + by_dtx * x) * chunk.raw[t, r]  # A is in units of ln 2 here
             grad.dt[t, r] = of_raw
             grad.dtx[t, r] = by_dtx * chunk.dt[t, r] + block.D[zero, r] * dv
             of_D.value = dv * x + of_D.value
