@@ -141,6 +141,19 @@ def test_low_rank_step_sizes_are_the_product(backend, seed, batch, width, d, ran
     assert_close(found, run("reference", torch.float64, multiply=True), 2e-5)
 
 
+@pytest.mark.parametrize("backend", FAST)
+def test_channels_that_fill_no_vector_are_apart_from_others(backend):
+    """Blocks of 6 channels after some of 64, whose biases alone would be step sizes far below 0."""
+    values = arguments(8, batch=6, height=4, width=9, d=134, states=4)
+    values = {n: x.detach() for n, x in values.items()}
+    values["dt_raw"] = values["dt_raw"].abs() + 300
+    values["dt_bias"] = torch.full_like(values["dt_bias"], -300.0)
+    wide = {name: x.requires_grad_() for name, x in values.items()}
+    single = {name: x.detach().float().requires_grad_() for name, x in values.items()}
+    truth = outputs_and_gradients(wide, "reference", softplus=False)
+    assert_close(outputs_and_gradients(single, backend, softplus=False), truth, 1e-2)  # raw has 5 digits behind 300
+
+
 @given(
     seed=st.integers(0, 2**20),
     height=st.integers(1, 9),

@@ -120,8 +120,9 @@ def _read(inputs, part, block, chunk, begin, size, softplus, slopes):
 
 @njit(**_INLINE)
 def _parameters(inputs, part, block):
-    """A block's share of what is fixed along a direction."""
+    """A block's share of what is fixed along a direction; zeros in lanes past the width, whose states then stay 0."""
     k, c0 = part.k, part.c0
+    block.dt_bias[:], block.D[:], block.A[:], block.dt_weight[:] = 0, 0, 0, 0
     for r in range(part.width):
         block.dt_bias[0, r] = inputs.dt_bias[k, np.uintp(c0 + r)]
         block.D[0, r] = inputs.D[k, np.uintp(c0 + r)]
