@@ -154,6 +154,21 @@ def test_channels_that_fill_no_vector_are_apart_from_others(backend):
     assert_close(outputs_and_gradients(single, backend, softplus=False), truth, 1e-2)  # raw has 5 digits behind 300
 
 
+@pytest.mark.parametrize("backend", FAST)
+@pytest.mark.parametrize("step", [-0.5, -130.0])
+def test_states_that_outgrow_all_numbers_show(backend, step):
+    """Steps below 0 let states grow: found as the reference has them, and never a number in place of infinity."""
+    values = {n: x.float() for n, x in arguments(1, dt_shift=0.0).items()}
+    values["A"], values["dt_bias"] = torch.full_like(values["A"], -1.0), torch.full_like(values["dt_bias"], step)
+    values["dt_raw"] = torch.zeros_like(values["dt_raw"])
+    v, last = scan(**values, directions=DIRECTIONS, softplus=False, backend=backend)
+    expected = scan(**values, directions=DIRECTIONS, softplus=False, backend="reference")
+    for found, wanted in zip((v, last), expected, strict=True):
+        assert found.isfinite().all() == wanted.isfinite().all() == (step > -1)
+        if step > -1:
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-2)
+
+
 @given(
     seed=st.integers(0, 2**20),
     height=st.integers(1, 9),

@@ -9,6 +9,7 @@ vectors LLVM splits them.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +20,19 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["WIDTH", "Array", "Builder", "Variable", "Vector", "exp2", "sigmoid", "softplus", "totals", "vectors"]
+__all__ = [
+    "WIDTH",
+    "Array",
+    "Builder",
+    "Variable",
+    "Vector",
+    "exp2",
+    "maximum",
+    "sigmoid",
+    "softplus",
+    "totals",
+    "vectors",
+]
 
 WIDTH = 16
 """Lanes of a vector."""
@@ -60,6 +73,11 @@ class Vector:
         exponent = self.ir.shl(self.ir.bitcast(whole.value, _INTS), shift)
         return Vector(self.ir, self.ir.bitcast(self.ir.add(self.ir.bitcast(self.value, _INTS), exponent), _FLOATS))
 
+    def within(self, measured: Vector, bound: float) -> Vector:
+        """self where `measured` is at most `bound`, NaN elsewhere."""
+        inside = self.ir.fcmp_ordered("<=", measured.value, self.of(bound).value)
+        return Vector(self.ir, self.ir.select(inside, self.value, self.of(math.nan).value))
+
 
 def totals(vectors: Sequence[Vector]) -> list[Any]:
     """The sums of the lanes of each vector, by halves, as IR floats; of a power of two up to 16 of them.
@@ -81,7 +99,7 @@ def _constant(ir_builder: Any, number: float) -> Vector:
     return Vector(ir_builder, ir.Constant(_FLOATS, [float(np.float32(number))] * WIDTH))
 
 
-def _maximum(x: Vector, y: Vector | float) -> Vector:
+def maximum(x: Vector, y: Vector | float) -> Vector:
     """The larger one, lane by lane; NaN where x is."""
     y = x.of(y)
     return Vector(x.ir, x.ir.select(x.ir.fcmp_unordered(">", x.value, y.value), x.value, y.value))
@@ -92,8 +110,8 @@ _ROUND = 12582912.0  # 1.5 * 2^23: adding it rounds to an integer, kept in the l
 
 
 def exp2(t: Vector) -> Vector:
-    """2^t for t <= 0, relative error 1.1e-7, exact at 0; below -126 it is 2^-126, negligible against any state."""
-    t = _maximum(t, -126.0)
+    """2^t for t < 128, relative error 1.1e-7, exact at 0; below -126 it is 2^-126, negligible against any state."""
+    t = maximum(t, -126.0)
     whole = t + _ROUND
     f = t - (whole - _ROUND)
     return _polynomial(f, 1.33003e-3, 9.66971e-3, 5.55056e-2, 2.4022282e-1, 0.6931471805599453, 1.0).times_power_of_two(
@@ -106,7 +124,7 @@ def softplus(x: Vector) -> Vector:
     e = _exp_of_minus_abs(x)
     s = e / (e + 2.0)  # log(1 + e) = 2 artanh(s), s <= 1/3
     series = _polynomial(s * s, 1 / 13, 1 / 11, 1 / 9, 1 / 7, 1 / 5, 1 / 3, 1.0)
-    return _maximum(x, 0.0) + s * 2.0 * series
+    return maximum(x, 0.0) + s * 2.0 * series
 
 
 def sigmoid(x: Vector) -> Vector:
@@ -117,7 +135,7 @@ def sigmoid(x: Vector) -> Vector:
 
 
 def _exp_of_minus_abs(x: Vector) -> Vector:
-    return exp2(_maximum(x, x * -1.0) * -_LOG2E)
+    return exp2(maximum(x, x * -1.0) * -_LOG2E)
 
 
 def _polynomial(x: Vector, *coefficients: float) -> Vector:

@@ -12,7 +12,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk
-from ssmctx.scan.cpu.simd import WIDTH, Array, Builder, Variable, Vector, exp2, sigmoid, softplus, totals, vectors
+from ssmctx.scan.cpu.simd import (
+    WIDTH,
+    Array,
+    Builder,
+    Variable,
+    Vector,
+    exp2,
+    maximum,
+    sigmoid,
+    softplus,
+    totals,
+    vectors,
+)
 from ssmctx.scan.cpu.sizes import TILE
 
 __all__ = [
@@ -32,6 +44,7 @@ __all__ = [
 ]
 
 _LN2 = 0.6931471805599453
+_EXPONENTS = 127.0  # largest exponent of 2 in float32
 
 
 @vectors
@@ -90,9 +103,14 @@ def project(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> No
 def _steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any, soft: bool, slopes: bool) -> None:
     with b.loop(lanes, WIDTH) as r:
         bias = block.dt_bias[b.index(0), r]
+        if not soft:  # negative steps grow states, too steep ones beyond all numbers
+            fastest = b.variable(b.number(0.0))
+            with b.loop(block.A.shape[0]) as n:
+                fastest.value = maximum(block.A[n, r] * -1.0, fastest.value)
+            steepest = fastest.value
         with b.loop(size) as t:
             raw = chunk.raw[t, r] + bias
-            dt = softplus(raw) if soft else raw
+            dt = softplus(raw) if soft else raw.within(raw * steepest * -1.0, _EXPONENTS)
             chunk.dt[t, r], chunk.dtx[t, r] = dt, dt * chunk.x[t, r]
             if slopes:  # here, where sigmoid and softplus share an exponential
                 chunk.raw[t, r] = sigmoid(raw) if soft else b.number(1.0)
@@ -106,7 +124,7 @@ def soft_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) ->
 
 @vectors
 def plain_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
-    """dt = raw + dt_bias, dtx = dt * x."""
+    """dt = raw + dt_bias, NaN where a decay would be infinite; dtx = dt * x."""
     _steps(b, block, chunk, size, lanes, soft=False, slopes=False)
 
 
