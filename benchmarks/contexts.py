@@ -31,8 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from frozen.latents import Latents, cached_latents
 from frozen.model import FrozenModel
+from frozen.plot import plot
 from frozen.rate import cost, drift, real_bytes, times
-from frozen.report import grouped, plot, read_results, text_table
+from frozen.report import grouped, read_results, text_table
 from frozen.train import Plan, make_model, read_run, train
 from mambaic.bundled import bundled_path
 from measure import machine

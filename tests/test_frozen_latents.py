@@ -10,6 +10,7 @@ import contexts as bench
 import numpy as np
 import pytest
 import torch
+from frozen import plot as frozen_plot
 from frozen import train as training
 from frozen.latents import cached_latents
 from frozen.report import grouped, text_table
@@ -241,3 +242,23 @@ def test_rows_of_several_seeds_have_a_mean_and_a_spread():
     assert round(by_name["none", "laplace"]["against_same"], 6) == 0.2
     assert round(paper["against_gaussian"], 6) == round(1.01 / 1.1 - 1, 6)
     assert "+20.0" in text_table(rows)
+
+
+def test_labels_of_the_plot_lie_apart_and_inside(tmp_path, monkeypatch):
+    placed = []
+    label = frozen_plot._label
+
+    def watched(axes, labels):
+        label(axes, labels)
+        placed.extend((axes.bbox, text.get_window_extent()) for text in axes.texts if text.get_text())
+
+    monkeypatch.setattr(frozen_plot, "_label", watched)
+    rows = [{"context": f"compressai-{i}", "decode_s": 0.05 + i / 500, "bpp": 0.2, "budget": "b"} for i in range(5)]
+    names = ("carried-state", "channel-spatial")
+    rows += [{"context": name, "decode_s": 0.1, "bpp": 0.25, "budget": "b"} for name in names]
+    frozen_plot.plot(rows, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+    boxes = [box for _, box in placed]
+    assert len(boxes) == len(rows)
+    assert all(axes.x0 <= box.x0 and box.x1 <= axes.x1 for axes, box in placed)
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])

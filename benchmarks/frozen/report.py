@@ -1,4 +1,4 @@
-"""The table and the plot of all results in a folder."""
+"""The table of all results in a folder."""
 
 from __future__ import annotations
 
@@ -105,40 +105,3 @@ def text_table(rows: list[dict[str, Any]]) -> str:
     lines = [list(HEAD), *map(cells, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(HEAD))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Bits against decoding time of the timed rows of one budget, that of most rows; ideas are left out."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    timed = [row for row in rows if row["decode_s"] and not row["context"].startswith("idea-")]
-    budget = statistics.mode(row["budget"] for row in timed)
-    timed = [row for row in timed if row["budget"] == budget]
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for kind, starts, colour in _KINDS:
-        own = [row for row in timed if row["context"].startswith(starts)]
-        timed = [row for row in timed if row not in own]
-        axes.scatter([1e3 * row["decode_s"] for row in own], [row["bpp"] for row in own], color=colour, label=kind)
-        for number, row in enumerate(sorted(own, key=lambda row: float(row["decode_s"]))):
-            at = (1e3 * row["decode_s"], row["bpp"])
-            place = (6, 3) if number % 2 else (6, -9)  # neighbours apart
-            axes.annotate(row["context"], at, xytext=place, textcoords="offset points", fontsize=7, color=colour)
-    axes.margins(x=0.15)
-    axes.set_xlabel("ms to decode y and z of a 768x512 image, one thread")
-    axes.set_ylabel("bits per pixel, mean of all test images")
-    axes.set_title(f"Contexts trained alike on the same latents ({budget})", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-_KINDS = (
-    ("ours", ("carried-state",), "tab:red"),
-    ("CompressAI's", ("compressai-",), "tab:blue"),
-    ("MambaIC's and its variants", ("",), "tab:gray"),
-)
-"""Kinds of contexts in the plot, by how their names start."""
