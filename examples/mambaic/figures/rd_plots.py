@@ -11,7 +11,7 @@ from mambaic.evaluation.bdrate import bd_rate
 from mambaic.evaluation.curves import LABELS, Curve, datasets
 from mambaic.figures.style import COLOURS, MARKERS, OURS, new_figure, save_figure
 
-_WIDTH, _HEIGHT = 800, 520
+_WIDTH, _HEIGHT = 940, 520
 _MARGIN = 0.06
 
 
@@ -69,7 +69,7 @@ def plot_rd(
         title=_dataset([*curves, *shown]),
     )
     axis.grid(alpha=0.3)
-    axis.legend(loc="lower right", fontsize=9, handlelength=3)
+    figure.legend(fontsize=9, handlelength=3, loc="outside right upper")
     save_figure(figure, path)
     return [reference.name for reference in references if not reference.has(metric)]
 
