@@ -91,7 +91,7 @@ class Chunk(NamedTuple):
         pixels: index of the pixel, (positions,).
         x: input, (positions, lanes).
         low_rank: step sizes whose product with dt_weight is raw, (positions, rank filled up to whole tiles).
-        raw: step sizes before bias and softplus; in backward then the slope of softplus there, (positions, lanes).
+        raw: step sizes before bias and softplus; then, where it is wanted, the slope of dt there, (positions, lanes).
         dt: step sizes, (positions, lanes).
         dtx: dt * x, (positions, lanes).
         B: input weights, (positions, N).

@@ -22,7 +22,6 @@ from ssmctx.scan.cpu.tiles import (
     close,
     fetch,
     plain_steps,
-    plain_steps_and_slopes,
     project,
     project_back,
     put,
@@ -105,14 +104,12 @@ def _read(inputs, part, block, chunk, begin, size, softplus, slopes):
         project(block, chunk, size, part.lanes)
     else:
         fetch(inputs.raw, part.b, part.k, part.c0, chunk.pixels, chunk.raw, size, part.width)
-    if softplus and slopes:
-        soft_steps_and_slopes(block, chunk, size, part.lanes)
-    elif softplus:
-        soft_steps(block, chunk, size, part.lanes)
-    elif slopes:
-        plain_steps_and_slopes(block, chunk, size, part.lanes)
-    else:
+    if not softplus:
         plain_steps(block, chunk, size, part.lanes)
+    elif slopes:
+        soft_steps_and_slopes(block, chunk, size, part.lanes)
+    else:
+        soft_steps(block, chunk, size, part.lanes)
     states = inputs.A.shape[1]
     fetch(inputs.B, part.b, part.k, 0, chunk.pixels, chunk.B, size, states)
     fetch(inputs.C, part.b, part.k, 0, chunk.pixels, chunk.C, size, states)
@@ -120,7 +117,7 @@ def _read(inputs, part, block, chunk, begin, size, softplus, slopes):
 
 @njit(**_INLINE)
 def _parameters(inputs, part, block):
-    """A block's share of what is fixed along a direction; zeros in lanes past the width, whose states then stay 0."""
+    """A block's share of what is fixed along a direction; zeros in lanes past the width, where no state grows."""
     k, c0 = part.k, part.c0
     block.dt_bias[:], block.D[:], block.A[:], block.dt_weight[:] = 0, 0, 0, 0
     for r in range(part.width):
@@ -186,7 +183,6 @@ def scan_backward(dv, dlast, starts, inputs, softplus, parts, first, stride, gra
     rank = inputs.dt_weight.shape[1]
     padded, padded_rank = _whole_tiles(states), _whole_tiles(rank)
     blocks = (channels + LANES - 1) // LANES
-    chunks = (length + CHUNK - 1) // CHUNK
     block, chunk, grad = (
         _new_block(padded, padded_rank),
         _new_chunk(padded, padded_rank),
@@ -207,7 +203,7 @@ def scan_backward(dv, dlast, starts, inputs, softplus, parts, first, stride, gra
             for n in range(states):
                 for r in range(width):
                     grad.h[n, r] = dlast[b, k, np.uintp(c0 + r), n]
-            for i in range(chunks - 1, -1, -1):
+            for i in range(starts.shape[2] - 1, -1, -1):
                 size = min(CHUNK, length - i * CHUNK)
                 _read(inputs, part, block, chunk, i * CHUNK, size, softplus, True)
                 fetch(dv, b, 0, c0, chunk.pixels, grad.v, size, width)

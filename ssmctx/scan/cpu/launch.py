@@ -42,24 +42,24 @@ def backend() -> Backend:
 
 def forward(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
-    v, last, _ = _forward(inputs, dt_weight, 0)
+    v, last, _ = _forward(inputs, dt_weight, keep=False)
     return v, last
 
 
 def forward_keeping(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """With the states before each chunk of positions, (batch, K, chunks, N, d)."""
-    return _forward(inputs, dt_weight, -(-inputs.u[0, ..., 0].numel() // CHUNK))
+    return _forward(inputs, dt_weight, keep=True)
 
 
-def _forward(inputs: ScanInputs, dt_weight: Tensor | None, chunks: int) -> tuple[Tensor, Tensor, Tensor]:
+def _forward(inputs: ScanInputs, dt_weight: Tensor | None, keep: bool) -> tuple[Tensor, Tensor, Tensor]:
     from ssmctx.scan.cpu import kernels
 
     u, softplus = inputs.u, inputs.softplus
     parts, blocks = _split(u, inputs.directions)
     v, last = u.new_empty(parts, *u.shape), torch.empty_like(inputs.h0)
-    count, channels, states = inputs.A.shape
-    starts = u.new_empty(len(u), count, chunks, states, channels)
-    arrays, outputs = _arrays(inputs, dt_weight), (_maps(v, u[0, ..., 0].numel()), last.numpy(), starts.numpy())
+    (count, channels, states), length = inputs.A.shape, u[0, ..., 0].numel()
+    starts = u.new_empty(len(u), count, -(-length // CHUNK) if keep else 0, states, channels)
+    arrays, outputs = _arrays(inputs, dt_weight), (_maps(v, length), last.numpy(), starts.numpy())
     share_out(
         lambda first, stride: kernels.scan_forward(arrays, softplus, parts, first, stride, *outputs),
         parts * len(u) * blocks,

@@ -95,6 +95,13 @@ def totals(vectors: Sequence[Vector]) -> list[Any]:
     return [builder.extract_element(parts[0], ir.Constant(ir.IntType(32), i)) for i in range(len(vectors))]
 
 
+def _spread(ir_builder: Any, element: Any, kind: Any) -> Any:
+    """An element in every lane of a vector of a kind, an IR value."""
+    undefined, zero = ir.Constant(kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+    one = ir_builder.insert_element(undefined, element, zero)
+    return ir_builder.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH))
+
+
 def _constant(ir_builder: Any, number: float) -> Vector:
     return Vector(ir_builder, ir.Constant(_FLOATS, [float(np.float32(number))] * WIDTH))
 
@@ -167,12 +174,20 @@ class Array:
         self.ir.store(value.value, self._vector_pointer(index), align=4)
 
     def first(self, count: Any, *index: Any) -> Vector:
-        """The first `count` lanes of the vector that starts at an index, no more of which is read; others are 0."""
+        """The first `count` lanes of the vector that starts at an index, no more of which is read; others are 0.
+
+        None stands for all lanes.
+        """
+        if count is None:
+            return self[index]
         pointer, zero = self._vector_pointer(index), ir.Constant(_FLOATS, [0.0] * WIDTH)
         return Vector(self.ir, self._call("load", _FLOATS, pointer, _ALIGNMENT, self._lanes_below(count), zero))
 
     def put_first(self, value: Vector, count: Any, *index: Any) -> None:
-        """Store a vector's first `count` lanes."""
+        """Store a vector's first `count` lanes, with None all of them."""
+        if count is None:
+            self[index] = value
+            return
         pointer = self._vector_pointer(index)
         self._call("store", ir.VoidType(), value.value, pointer, _ALIGNMENT, self._lanes_below(count))
 
@@ -182,9 +197,7 @@ class Array:
         return self.ir.call(cgutils.get_or_insert_function(self.ir.module, kind, name), arguments)
 
     def _lanes_below(self, count: Any) -> Any:
-        undefined, zero = ir.Constant(_INTS, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-        one = self.ir.insert_element(undefined, self.ir.trunc(count, ir.IntType(32)), zero)
-        counts = self.ir.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH))
+        counts = _spread(self.ir, self.ir.trunc(count, ir.IntType(32)), _INTS)
         return self.ir.icmp_signed("<", ir.Constant(_INTS, list(range(WIDTH))), counts)
 
     def _vector_pointer(self, index: tuple[Any, ...]) -> Any:
@@ -192,9 +205,7 @@ class Array:
 
     def spread(self, *index: Any) -> Vector:
         """One element in every lane."""
-        undefined, zero = ir.Constant(_FLOATS, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-        one = self.ir.insert_element(undefined, self.get(*index), zero)
-        return Vector(self.ir, self.ir.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH)))
+        return Vector(self.ir, _spread(self.ir, self.get(*index), _FLOATS))
 
     def get(self, *index: Any) -> Any:
         """One element, an IR value."""

@@ -8,7 +8,7 @@ Rows of positions from `size` on hold left-overs and are never stored. `Block` a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk
@@ -33,7 +33,6 @@ __all__ = [
     "close",
     "fetch",
     "plain_steps",
-    "plain_steps_and_slopes",
     "project",
     "project_back",
     "put",
@@ -47,43 +46,52 @@ _LN2 = 0.6931471805599453
 _EXPONENTS = 127.0  # largest exponent of 2 in float32
 
 
+def _by_vectors(b: Builder, width: Any, move: Callable[[Any, Any], None]) -> None:
+    """move(r, None) for each whole vector of a row, from r on, and move(r, left) for the elements left behind them."""
+    whole = b.whole_vectors(width)
+    with b.loop(whole, WIDTH) as r:
+        move(r, None)
+    with b.loop(width, WIDTH, start=whole) as r:
+        move(r, b.ir.sub(width, whole))
+
+
 @vectors
 def fetch(
     b: Builder, source: Array, i: Any, k: Any, c0: Any, pixels: Array, rows: Array, size: Any, width: Any
 ) -> None:
     """rows[t] = source[i, pixels[t], k, c0 : c0 + width]."""
     with b.loop(size) as t:
-        p, whole = pixels.get(t), b.whole_vectors(width)
-        with b.loop(whole, WIDTH) as r:
-            rows[t, r] = source[i, p, k, b.ir.add(c0, r)]
-        with b.loop(width, WIDTH, start=whole) as r:
-            left = b.ir.sub(width, whole)
-            rows.put_first(source.first(left, i, p, k, b.ir.add(c0, r)), left, t, r)
+        p = pixels.get(t)
+
+        def move(r: Any, count: Any) -> None:
+            rows.put_first(source.first(count, i, p, k, b.ir.add(c0, r)), count, t, r)
+
+        _by_vectors(b, width, move)
 
 
 @vectors
 def put(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels: Array, size: Any, width: Any) -> None:
     """target[i, pixels[t], k, c0 : c0 + width] = rows[t]."""
     with b.loop(size) as t:
-        p, whole = pixels.get(t), b.whole_vectors(width)
-        with b.loop(whole, WIDTH) as r:
-            target[i, p, k, b.ir.add(c0, r)] = rows[t, r]
-        with b.loop(width, WIDTH, start=whole) as r:
-            left = b.ir.sub(width, whole)
-            target.put_first(rows.first(left, t, r), left, i, p, k, b.ir.add(c0, r))
+        p = pixels.get(t)
+
+        def move(r: Any, count: Any) -> None:
+            target.put_first(rows.first(count, t, r), count, i, p, k, b.ir.add(c0, r))
+
+        _by_vectors(b, width, move)
 
 
 @vectors
 def add(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels: Array, size: Any, width: Any) -> None:
     """target[i, pixels[t], k, c0 : c0 + width] += rows[t]."""
     with b.loop(size) as t:
-        p, whole = pixels.get(t), b.whole_vectors(width)
-        with b.loop(whole, WIDTH) as r:
-            c = b.ir.add(c0, r)
-            target[i, p, k, c] = target[i, p, k, c] + rows[t, r]
-        with b.loop(width, WIDTH, start=whole) as r:
-            c, left = b.ir.add(c0, r), b.ir.sub(width, whole)
-            target.put_first(target.first(left, i, p, k, c) + rows.first(left, t, r), left, i, p, k, c)
+        p = pixels.get(t)
+
+        def move(r: Any, count: Any) -> None:
+            at = i, p, k, b.ir.add(c0, r)
+            target.put_first(target.first(count, *at) + rows.first(count, t, r), count, *at)
+
+        _by_vectors(b, width, move)
 
 
 @vectors
@@ -100,44 +108,41 @@ def project(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> No
             chunk.raw[row, r] = total.value
 
 
-def _steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any, soft: bool, slopes: bool) -> None:
+def _soft_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any, slopes: bool) -> None:
     with b.loop(lanes, WIDTH) as r:
         bias = block.dt_bias[b.index(0), r]
-        if not soft:  # negative steps grow states, too steep ones beyond all numbers
-            fastest = b.variable(b.number(0.0))
-            with b.loop(block.A.shape[0]) as n:
-                fastest.value = maximum(block.A[n, r] * -1.0, fastest.value)
-            steepest = fastest.value
         with b.loop(size) as t:
             raw = chunk.raw[t, r] + bias
-            dt = softplus(raw) if soft else raw.within(raw * steepest * -1.0, _EXPONENTS)
+            dt = softplus(raw)
             chunk.dt[t, r], chunk.dtx[t, r] = dt, dt * chunk.x[t, r]
             if slopes:  # here, where sigmoid and softplus share an exponential
-                chunk.raw[t, r] = sigmoid(raw) if soft else b.number(1.0)
+                chunk.raw[t, r] = sigmoid(raw)
 
 
 @vectors
 def soft_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
     """dt = softplus(raw + dt_bias), dtx = dt * x."""
-    _steps(b, block, chunk, size, lanes, soft=True, slopes=False)
-
-
-@vectors
-def plain_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
-    """dt = raw + dt_bias, NaN where a decay would be infinite; dtx = dt * x."""
-    _steps(b, block, chunk, size, lanes, soft=False, slopes=False)
+    _soft_steps(b, block, chunk, size, lanes, slopes=False)
 
 
 @vectors
 def soft_steps_and_slopes(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
     """`soft_steps`, and in place of raw the slope of softplus there."""
-    _steps(b, block, chunk, size, lanes, soft=True, slopes=True)
+    _soft_steps(b, block, chunk, size, lanes, slopes=True)
 
 
 @vectors
-def plain_steps_and_slopes(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
-    """`plain_steps`, and in place of raw a slope of 1."""
-    _steps(b, block, chunk, size, lanes, soft=False, slopes=True)
+def plain_steps(b: Builder, block: Block, chunk: Chunk, size: Any, lanes: Any) -> None:
+    """dt = raw + dt_bias, NaN where a decay would be infinite, dtx = dt * x, and in place of raw a slope of 1."""
+    with b.loop(lanes, WIDTH) as r:
+        bias, fastest = block.dt_bias[b.index(0), r], b.variable(b.number(0.0))
+        with b.loop(block.A.shape[0]) as n:
+            fastest.value = maximum(block.A[n, r] * -1.0, fastest.value)
+        growth = fastest.value * -1.0  # exponent of a decay for each unit of a step; below 0, steps make states grow
+        with b.loop(size) as t:
+            raw = chunk.raw[t, r] + bias
+            dt = raw.within(raw * growth, _EXPONENTS)
+            chunk.dt[t, r], chunk.dtx[t, r], chunk.raw[t, r] = dt, dt * chunk.x[t, r], b.number(1.0)
 
 
 @vectors
