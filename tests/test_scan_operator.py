@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError
 from ssmctx.scan import DIRECTIONS, chunked, cross_selective_scan, mamba_ssm, selective_scan, sequence
+from ssmctx.scan.cpu import threads as share
 from ssmctx.scan.inputs import ScanInputs
 from ssmctx.scan.operator import scan
 
@@ -416,6 +417,29 @@ def test_two_python_threads_may_scan_at_once():
     for worker in workers:
         worker.join()
     assert all(torch.equal(result, expected) for result in results)
+
+
+@pytest.mark.parametrize("threads", ["torch's", "of a pool"])
+def test_torchs_threads_and_a_pool_share_out_alike(threads, monkeypatch):
+    """The pool is for platforms where torch has no GNU OpenMP."""
+    if threads == "of a pool":
+        monkeypatch.setattr(share, "_openmp", lambda: None)
+    elif share._openmp() is None:
+        pytest.skip("this torch was not built with GNU OpenMP")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    together = threading.Barrier(3, timeout=60)
+
+    def kernel(taken):
+        together.wait()
+        if threading.current_thread() is not threading.main_thread():
+            raise KeyError("a fault in a kernel")
+
+    with pytest.raises(KeyError, match="a fault in a kernel"):
+        share.share_out(kernel, 9)
+    values = public(arguments(1, 4, 12, 12, 130, dtype=torch.float32))
+    found = cross_selective_scan(**values, backend="cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert torch.equal(found, cross_selective_scan(**values, backend="cpu"))
 
 
 FORKING = """

@@ -1,7 +1,7 @@
 """Numba kernels of the CPU scan: channels on the SIMD lanes, one block of channels at a time.
 
-Every kernel handles the tasks first, first + stride, ... of one scan; a task is one block of channels of one image.
-Tasks share nothing that they write, so that results do not depend on how many threads share them out.
+A task is one block of channels of one image. Several threads run a kernel at once, and each takes tasks until none is
+left. Tasks share nothing that they write, so that results do not depend on which thread takes which.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import numpy as np
 from numba import njit
 
 from ssmctx.jit import kernel
-from ssmctx.scan.cpu import arrays, simd, sizes, tiles
+from ssmctx.scan.cpu import arrays, simd, sizes, tasks, tiles
 from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk, Part
 from ssmctx.scan.cpu.simd import WIDTH
 from ssmctx.scan.cpu.sizes import CHUNK, LANES, TILE
+from ssmctx.scan.cpu.tasks import take
 from ssmctx.scan.cpu.tiles import (
     add,
     advance_and_emit,
@@ -35,7 +36,7 @@ __all__ = ["scan_backward", "scan_forward"]
 
 _INLINE: dict[str, Any] = {"inline": "always"}
 _KERNEL: dict[str, Any] = {
-    "inlined": (arrays, sizes, tiles, simd),
+    "inlined": (arrays, sizes, tasks, tiles, simd),
     "error_model": "numpy",
     "boundscheck": False,
 }
@@ -132,7 +133,7 @@ def _parameters(inputs, part, block):
 
 
 @kernel(**_KERNEL)
-def scan_forward(inputs, softplus, parts, first, stride, v, last, starts):
+def scan_forward(inputs, softplus, parts, taken, v, last, starts):
     """Scan some tasks; writes their part of v (parts * batch, L, 1, d), of last (batch, K, d, N), and of `starts`, the
     states before each chunk of positions, (batch, K, chunks, N, d), or none of them, (batch, K, 0, N, d).
 
@@ -146,7 +147,10 @@ def scan_forward(inputs, softplus, parts, first, stride, v, last, starts):
     blocks = (channels + LANES - 1) // LANES
     block, chunk = _new_block(padded, padded_rank), _new_chunk(padded, padded_rank)
     h, y = _rows(padded, LANES), _rows(CHUNK, LANES)
-    for task in range(first, parts * batch * blocks, stride):
+    while True:
+        task = take(taken)
+        if task >= parts * batch * blocks:
+            break
         share, b, c0 = task // (batch * blocks), task // blocks % batch, task % blocks * LANES
         width = min(LANES, channels - c0)
         lanes = (width + WIDTH - 1) // WIDTH * WIDTH
@@ -176,7 +180,7 @@ def scan_forward(inputs, softplus, parts, first, stride, v, last, starts):
 
 
 @kernel(**_KERNEL)
-def scan_backward(dv, dlast, starts, inputs, softplus, parts, first, stride, gradients):
+def scan_backward(dv, dlast, starts, inputs, softplus, parts, taken, gradients):
     """Gradients of some tasks of `scan_forward`, which kept the states before each chunk; recomputes those within."""
     batch, length, _, channels = inputs.u.shape
     directions, states, _ = inputs.A.shape
@@ -189,7 +193,10 @@ def scan_backward(dv, dlast, starts, inputs, softplus, parts, first, stride, gra
         _new_gradients(padded, padded_rank),
     )
     h = _rows(padded, LANES)
-    for task in range(first, parts * batch * blocks, stride):
+    while True:
+        task = take(taken)
+        if task >= parts * batch * blocks:
+            break
         share, b, own = task // (batch * blocks), task // blocks % batch, task % blocks
         c0 = own * LANES
         width = min(LANES, channels - c0)

@@ -61,7 +61,7 @@ def _forward(inputs: ScanInputs, dt_weight: Tensor | None, keep: bool) -> tuple[
     starts = u.new_empty(len(u), count, -(-length // CHUNK) if keep else 0, states, channels)
     arrays, outputs = _arrays(inputs, dt_weight), (_maps(v, length), last.numpy(), starts.numpy())
     share_out(
-        lambda first, stride: kernels.scan_forward(arrays, softplus, parts, first, stride, *outputs),
+        lambda taken: kernels.scan_forward(arrays, softplus, parts, taken, *outputs),
         parts * len(u) * blocks,
     )
     return _add_up(v), last, starts
@@ -96,7 +96,7 @@ def backward(
         h0=dh0.numpy(),
     )
     share_out(
-        lambda first, stride: kernels.scan_backward(*incoming, arrays, softplus, parts, first, stride, gradients),
+        lambda taken: kernels.scan_backward(*incoming, arrays, softplus, parts, taken, gradients),
         parts * batch * blocks,
     )
     found = (_add_up(du), _add_up(draw), _summed(dA), _add_up(dB), _add_up(dC), dD.sum(0), dbias.sum(0), dh0)

@@ -1,57 +1,94 @@
-"""Threads for kernels that release the GIL: as many as torch uses, safe from several threads and after a fork."""
+"""Threads for kernels that release the GIL: as many as torch uses, safe from several threads and after a fork.
+
+Where torch has GNU OpenMP's threads the kernels run on these. After each of torch's operations they spin for some
+milliseconds, and would keep threads of another pool off their cores.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 
 __all__ = ["share_out"]
 
-_SHARES_A_THREAD = 4
+_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 _pool: ThreadPoolExecutor | None = None
+_forked = False
 
 
-def _forget_pool() -> None:
-    """A forked child has none of its parent's threads."""
-    global _pool
-    _pool = None
+def _after_fork() -> None:
+    """A forked child has none of its parent's threads, and OpenMP would wait for them."""
+    global _pool, _forked
+    _pool, _forked = None, True
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
-def share_out(kernel: Callable[[int, int], object], tasks: int) -> None:
-    """Run kernel(first, stride) for shares first, first + stride, ... of the tasks, on several threads.
+def share_out(kernel: Callable[[Any], object], tasks: int) -> None:
+    """Run a kernel on several threads at once, each of which takes tasks until none is left.
 
     Args:
-        kernel: handles a share; must release the GIL to gain anything.
+        kernel: called on each thread with the number of tasks taken so far, an int64 array (1,) that all share; see
+            `ssmctx.scan.cpu.tasks.take`. Must release the GIL to gain anything.
         tasks: how many there are. No more threads than tasks, and than `torch.get_num_threads()`, take part.
     """
+    taken = torch.zeros(1, dtype=torch.int64).numpy()
+    threads = min(tasks, torch.get_num_threads())
+    if threads <= 1:
+        kernel(taken)
+    elif _openmp() is not None and not _forked:
+        _on_torch_threads(lambda: kernel(taken), threads)
+    else:
+        _on_pool(lambda: kernel(taken), threads)
+
+
+@functools.cache
+def _openmp() -> Any:
+    """GNU OpenMP's function that calls another on each of its threads, if torch has loaded it; else None."""
+    if not sys.platform.startswith("linux"):
+        return None
+    bundled = Path(torch.__file__).parent.joinpath("lib").glob("libgomp*")
+    for name in (*map(str, bundled), "libgomp.so.1"):
+        with suppress(OSError, AttributeError):
+            function = ctypes.CDLL(name, mode=os.RTLD_NOLOAD).GOMP_parallel
+            function.argtypes, function.restype = (_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+            return function
+    return None
+
+
+def _on_torch_threads(work: Callable[[], object], threads: int) -> None:
+    errors: list[BaseException] = []
+
+    def body(_: object) -> None:
+        try:
+            work()
+        except BaseException as error:  # which cannot pass through OpenMP
+            errors.append(error)
+
+    _openmp()(_Body(body), None, threads, 0)
+    if errors:
+        raise errors[0]
+
+
+def _on_pool(work: Callable[[], object], threads: int) -> None:
     global _pool
-    threads = max(1, min(tasks, torch.get_num_threads()))
-    if threads == 1:
-        kernel(0, 1)
-        return
-    # more shares than threads: a thread that finishes takes the next share, so that a slow thread does not delay the
-    # others
-    shares = min(tasks, _SHARES_A_THREAD * threads)
-    waiting = iter(range(shares))  # taking the next one holds the GIL
-
-    def work() -> None:
-        for first in waiting:
-            kernel(first, shares)
-
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ssmctx")
-    others: list[Future[None]] = []
+    others: list[Future[object]] = []
     try:
-        # after the main thread has ended Python starts no more work on a pool: the calling thread does all the shares
+        # after the main thread has ended Python starts no more work on a pool: the calling thread does all the tasks
         with suppress(RuntimeError):
             for _ in range(threads - 1):
                 others.append(_pool.submit(work))
