@@ -40,7 +40,6 @@ WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 _INTS = ir.VectorType(ir.IntType(32), WIDTH)
 _INDEX = ir.IntType(64)
-_ALIGNMENT = ir.Constant(ir.IntType(32), 4)
 # what fused multiply-adds need, and no more: sums keep their order and NaN stays NaN
 _FLAGS = ("contract", "nsz", "arcp")
 
@@ -95,9 +94,9 @@ def totals(vectors: Sequence[Vector]) -> list[Any]:
     return [builder.extract_element(parts[0], ir.Constant(ir.IntType(32), i)) for i in range(len(vectors))]
 
 
-def _spread(ir_builder: Any, element: Any, kind: Any) -> Any:
-    """An element in every lane of a vector of a kind, an IR value."""
-    undefined, zero = ir.Constant(kind, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+def _spread(ir_builder: Any, element: Any) -> Any:
+    """An element in every lane, an IR value."""
+    undefined, zero = ir.Constant(_FLOATS, ir.Undefined), ir.Constant(ir.IntType(32), 0)
     one = ir_builder.insert_element(undefined, element, zero)
     return ir_builder.shuffle_vector(one, undefined, ir.Constant(_INTS, [0] * WIDTH))
 
@@ -173,39 +172,20 @@ class Array:
     def __setitem__(self, index: tuple[Any, ...], value: Vector) -> None:
         self.ir.store(value.value, self._vector_pointer(index), align=4)
 
-    def first(self, count: Any, *index: Any) -> Vector:
-        """The first `count` lanes of the vector that starts at an index, no more of which is read; others are 0.
+    def piece(self, lanes: int, *index: Any) -> Vector:
+        """A shorter vector of some lanes, which starts at an index."""
+        return Vector(self.ir, self.ir.load(self._vector_pointer(index, lanes), align=4))
 
-        None stands for all lanes.
-        """
-        if count is None:
-            return self[index]
-        pointer, zero = self._vector_pointer(index), ir.Constant(_FLOATS, [0.0] * WIDTH)
-        return Vector(self.ir, self._call("load", _FLOATS, pointer, _ALIGNMENT, self._lanes_below(count), zero))
+    def put_piece(self, value: Vector, *index: Any) -> None:
+        """Store a vector of any number of lanes."""
+        self.ir.store(value.value, self._vector_pointer(index, value.value.type.count), align=4)
 
-    def put_first(self, value: Vector, count: Any, *index: Any) -> None:
-        """Store a vector's first `count` lanes, with None all of them."""
-        if count is None:
-            self[index] = value
-            return
-        pointer = self._vector_pointer(index)
-        self._call("store", ir.VoidType(), value.value, pointer, _ALIGNMENT, self._lanes_below(count))
-
-    def _call(self, what: str, result: Any, *arguments: Any) -> Any:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        name = f"llvm.masked.{what}.v{WIDTH}f32.p0"
-        return self.ir.call(cgutils.get_or_insert_function(self.ir.module, kind, name), arguments)
-
-    def _lanes_below(self, count: Any) -> Any:
-        counts = _spread(self.ir, self.ir.trunc(count, ir.IntType(32)), _INTS)
-        return self.ir.icmp_signed("<", ir.Constant(_INTS, list(range(WIDTH))), counts)
-
-    def _vector_pointer(self, index: tuple[Any, ...]) -> Any:
-        return self.ir.bitcast(self._pointer(index), _FLOATS.as_pointer())
+    def _vector_pointer(self, index: tuple[Any, ...], lanes: int = WIDTH) -> Any:
+        return self.ir.bitcast(self._pointer(index), ir.VectorType(ir.FloatType(), lanes).as_pointer())
 
     def spread(self, *index: Any) -> Vector:
         """One element in every lane."""
-        return Vector(self.ir, _spread(self.ir, self.get(*index), _FLOATS))
+        return Vector(self.ir, _spread(self.ir, self.get(*index)))
 
     def get(self, *index: Any) -> Any:
         """One element, an IR value."""
@@ -247,9 +227,14 @@ class Builder:
         with cgutils.for_range(self.ir, start, intp=_INDEX) as loop:
             yield self.ir.sub(self.ir.sub(start, self.index(1)), loop.index)
 
-    def whole_vectors(self, number: Any) -> Any:
-        """The largest multiple of a vector's width that is not above an index."""
-        return self.ir.and_(number, self.index(-WIDTH))
+    def pieces(self, width: Any) -> Iterator[tuple[int, Any]]:
+        """The bodies of loops over a row of any width: lanes of a piece, and the index where it starts."""
+        begin = self.index(0)
+        for lanes in (WIDTH, 4, 1):
+            end = self.ir.and_(width, self.index(-lanes))
+            with self.loop(end, lanes, start=begin) as index:
+                yield lanes, index
+            begin = end
 
     def variable(self, value: Vector) -> Variable:
         """A vector that a loop changes."""

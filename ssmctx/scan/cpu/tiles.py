@@ -8,7 +8,7 @@ Rows of positions from `size` on hold left-overs and are never stored. `Block` a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk
@@ -46,15 +46,6 @@ _LN2 = 0.6931471805599453
 _EXPONENTS = 127.0  # largest exponent of 2 in float32
 
 
-def _by_vectors(b: Builder, width: Any, move: Callable[[Any, Any], None]) -> None:
-    """move(r, None) for each whole vector of a row, from r on, and move(r, left) for the elements left behind them."""
-    whole = b.whole_vectors(width)
-    with b.loop(whole, WIDTH) as r:
-        move(r, None)
-    with b.loop(width, WIDTH, start=whole) as r:
-        move(r, b.ir.sub(width, whole))
-
-
 @vectors
 def fetch(
     b: Builder, source: Array, i: Any, k: Any, c0: Any, pixels: Array, rows: Array, size: Any, width: Any
@@ -62,11 +53,8 @@ def fetch(
     """rows[t] = source[i, pixels[t], k, c0 : c0 + width]."""
     with b.loop(size) as t:
         p = pixels.get(t)
-
-        def move(r: Any, count: Any) -> None:
-            rows.put_first(source.first(count, i, p, k, b.ir.add(c0, r)), count, t, r)
-
-        _by_vectors(b, width, move)
+        for lanes, r in b.pieces(width):
+            rows.put_piece(source.piece(lanes, i, p, k, b.ir.add(c0, r)), t, r)
 
 
 @vectors
@@ -74,11 +62,8 @@ def put(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels:
     """target[i, pixels[t], k, c0 : c0 + width] = rows[t]."""
     with b.loop(size) as t:
         p = pixels.get(t)
-
-        def move(r: Any, count: Any) -> None:
-            target.put_first(rows.first(count, t, r), count, i, p, k, b.ir.add(c0, r))
-
-        _by_vectors(b, width, move)
+        for lanes, r in b.pieces(width):
+            target.put_piece(rows.piece(lanes, t, r), i, p, k, b.ir.add(c0, r))
 
 
 @vectors
@@ -86,12 +71,9 @@ def add(b: Builder, rows: Array, target: Array, i: Any, k: Any, c0: Any, pixels:
     """target[i, pixels[t], k, c0 : c0 + width] += rows[t]."""
     with b.loop(size) as t:
         p = pixels.get(t)
-
-        def move(r: Any, count: Any) -> None:
+        for lanes, r in b.pieces(width):
             at = i, p, k, b.ir.add(c0, r)
-            target.put_first(target.first(count, *at) + rows.first(count, t, r), count, *at)
-
-        _by_vectors(b, width, move)
+            target.put_piece(target.piece(lanes, *at) + rows.piece(lanes, t, r), *at)
 
 
 @vectors
