@@ -3,6 +3,9 @@
 import csv
 import itertools
 import math
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -361,3 +364,29 @@ def test_tensorboard_has_scalars_and_images(plan, tmp_path, monkeypatch):
     assert [event.value for event in losses] == pytest.approx([point.loss for point in history], rel=1e-5)
     image = events.Images("train/crops over reconstructions")[0]
     assert (image.width, image.height) == (2 * 32, 2 * 32)
+
+
+FAULTS = """
+import resource, torch
+from mambaic.training.memory import keep_freed_memory
+
+kept = keep_freed_memory()
+faults = []
+for _ in range(8):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    x = torch.ones(1 << 22)
+    del x
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(kept, max(faults[1:]))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is what Linux has")
+def test_what_a_step_frees_serves_the_next_one():
+    """Without it each of the tensors brings 500 page faults or more."""
+    examples = Path(__file__).parent.parent / "examples"
+    done = subprocess.run([sys.executable, "-c", FAULTS], cwd=examples, capture_output=True, text=True, check=True)
+    kept, most = done.stdout.split()
+    if kept == "False":
+        pytest.skip("this C library is not glibc")
+    assert int(most) < 100

@@ -11,6 +11,7 @@ from mambaic.errors import Stopped
 from mambaic.training.data import TrainingCrops, batches
 from mambaic.training.engine import Engine, Point
 from mambaic.training.log import Log
+from mambaic.training.memory import keep_freed_memory
 from mambaic.training.plan import TrainingPlan
 from mambaic.training.run import Run
 from mambaic.training.schedule import rate_factor
@@ -36,6 +37,8 @@ def train(plan: TrainingPlan) -> list[Point]:
     """
     plan.check()
     engine = Engine(plan)
+    if engine.accelerator.device.type == "cpu":
+        keep_freed_memory()
     workers = _workers(plan, engine)
     crops = TrainingCrops(plan.data, max(plan.crops), plan.seed, (plan.cache_mb << 20) // max(1, workers))
     run = Run(plan.steps or max(1, plan.epochs * len(crops) // plan.batch_size), plan.minutes)
