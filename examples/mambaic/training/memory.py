@@ -11,7 +11,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc to give no freed memory back to the system, for the rest of the process.
 
     Every step allocates the same tensors. The large ones would come from the system anew, and be filled with zeros a
-    page at a time: up to a third of a step on a CPU. Peak memory is up to a third higher, for free memory is in pieces.
+    page at a time: up to a third of a step on a CPU. Peak memory is up to a third higher, as free memory is fragmented.
 
     Returns:
         Whether this was glibc, and did so.

@@ -167,20 +167,20 @@ class Array:
 
     def __getitem__(self, index: tuple[Any, ...]) -> Vector:
         """The vector that starts at an index."""
-        return Vector(self.ir, self.ir.load(self._vector_pointer(index), align=4))
+        return self.piece(WIDTH, *index)
 
     def __setitem__(self, index: tuple[Any, ...], value: Vector) -> None:
-        self.ir.store(value.value, self._vector_pointer(index), align=4)
+        self.put_piece(value, *index)
 
     def piece(self, lanes: int, *index: Any) -> Vector:
-        """A shorter vector of some lanes, which starts at an index."""
+        """The vector of so many lanes that starts at an index."""
         return Vector(self.ir, self.ir.load(self._vector_pointer(index, lanes), align=4))
 
     def put_piece(self, value: Vector, *index: Any) -> None:
         """Store a vector of any number of lanes."""
         self.ir.store(value.value, self._vector_pointer(index, value.value.type.count), align=4)
 
-    def _vector_pointer(self, index: tuple[Any, ...], lanes: int = WIDTH) -> Any:
+    def _vector_pointer(self, index: tuple[Any, ...], lanes: int) -> Any:
         return self.ir.bitcast(self._pointer(index), ir.VectorType(ir.FloatType(), lanes).as_pointer())
 
     def spread(self, *index: Any) -> Vector:
