@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-__all__ = ["kernel", "unavailable"]
+__all__ = ["c_function", "kernel", "unavailable"]
 
 
 @functools.cache
@@ -46,22 +46,35 @@ def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **optio
         inlined: other modules whose code ends up in the kernel.
         options: of `numba.njit`.
     """
-
     from numba import njit
 
-    def decorate(function: Any) -> Any:
-        with suppress(OSError):  # a frozen application has no sources; numba looks at its program then
-            sources = "\0".join(inspect.getsource(module) for module in inlined)
-            function.__qualname__ += "_" + hashlib.sha256(sources.encode()).hexdigest()[:16]
-        try:
-            return njit(signature, nogil=True, cache=True, **options)(function)
-        except RuntimeError as error:
-            if "no locator available" not in str(error):
-                raise
-            _say_no_cache()
-            return njit(signature, nogil=True, **options)(function)
+    return lambda function: _compiled(functools.partial(njit, signature, nogil=True, **options), function, inlined)
 
-    return decorate
+
+def c_function(signature: Any, *, inlined: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
+    """`numba.cfunc`, compiled at once, with the cache of `kernel`.
+
+    Args:
+        signature: of numba's types.
+        inlined: other modules whose code ends up in the function.
+        options: of `numba.cfunc`.
+    """
+    from numba import cfunc
+
+    return lambda function: _compiled(functools.partial(cfunc, signature, **options), function, inlined)
+
+
+def _compiled(compiler: Callable[..., Any], function: Any, inlined: Sequence[ModuleType]) -> Any:
+    with suppress(OSError):  # a frozen application has no sources; numba looks at its program then
+        sources = "\0".join(inspect.getsource(module) for module in inlined)
+        function.__qualname__ += "_" + hashlib.sha256(sources.encode()).hexdigest()[:16]
+    try:
+        return compiler(cache=True)(function)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        _say_no_cache()
+        return compiler()(function)
 
 
 @functools.cache

@@ -30,10 +30,9 @@ def _backend(arguments: Sequence[Any]) -> Backend:
     return resolve(name, u.device, u.dtype, A.shape[-1])
 
 
-def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """What the backend's functions take; kernels read and write where the shapes say, so these are checked here."""
-    *tensors, directions, softplus, _, dt_weight = arguments
-    u, dt_raw, A, B, C, D, dt_bias, h0 = tensors
+def _check(arguments: Sequence[Any]) -> None:
+    """Check shapes: kernels read and write where these say."""
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, _, _, dt_weight = arguments
     (batch, height, width, channels), count, states = u.shape, len(directions.split()), A.shape[-1]
     steps = channels if dt_weight is None else dt_weight.shape[-1]
     expected = {
@@ -48,6 +47,11 @@ def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
     if dt_weight is not None:
         expected["dt_weight"] = dt_weight, (count, channels, steps)
     check_shapes(expected, u, "the scan operator's ")
+
+
+def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
+    """What the backend's functions take, of arguments that are checked."""
+    *tensors, directions, softplus, _, dt_weight = arguments
     if _goes_low_rank(backend, arguments):
         return _contiguous(tensors, directions, softplus), dt_weight.contiguous()
     return (_multiplied(arguments),)
@@ -91,14 +95,11 @@ def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor
     return backend.differentiable
 
 
-def _run(*arguments: Any) -> tuple[Tensor, Tensor]:
-    backend = _backend(arguments)
-    return backend.forward(*_inputs(backend, arguments))
-
-
 @torch.library.custom_op("ssmctx::scan", mutates_args=(), schema=f"({_ARGUMENTS}) -> (Tensor, Tensor)")
 def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return _run(*arguments)
+    _check(arguments)
+    backend = _backend(arguments)
+    return backend.forward(*_inputs(backend, arguments))
 
 
 @torch.library.custom_op(
@@ -106,8 +107,9 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
     mutates_args=(),
     schema=f"(Tensor dv, Tensor dlast, {_ARGUMENTS}) -> ({', '.join(['Tensor'] * _GRADIENTS)})",
 )
-def _scan_backward(*arguments: Any) -> tuple[Tensor, ...]:
-    return _run_backward(*arguments)
+def _scan_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    _check(arguments)
+    return _run_backward(dv, dlast, *arguments)
 
 
 def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any, kept: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -200,18 +202,17 @@ class _Differentiable(torch.autograd.Function):
     """The operator without torch's dispatcher; with what backward uses of forward, where there will be a backward."""
 
     @staticmethod
-    def forward(differentiated: bool, *arguments: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, differentiated: bool, *arguments: Any) -> tuple[Tensor, ...]:
         """v, the last states, and what the backend keeps."""
+        # in one with setup_context, for which torch would look up this function's signature at every call
+        _check(arguments)
         backend = _backend(arguments)
         keeping = backend.forward_keeping if differentiated else None
-        return (keeping or backend.forward)(*_inputs(backend, arguments))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Save what `backward` needs."""
-        _keep(ctx, inputs[1:], output)
+        output = (keeping or backend.forward)(*_inputs(backend, arguments))
+        _keep(ctx, arguments, output)
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)  # there would be zeros for what the backend keeps
+        return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
@@ -220,7 +221,8 @@ class _Differentiable(torch.autograd.Function):
 
 
 def _plain(arguments: Iterable[Any]) -> bool:
-    """Whether the dispatcher has nothing to do but autograd: no trace, no dispatch mode, no tensor subclass.
+    """Whether the dispatcher has nothing to do but autograd: no trace, no dispatch mode, no tensor subclass, no view
+    that stands for its negative.
 
     The dispatcher of operators made in Python imports `torch._dynamo` when it first runs one, which takes as long as
     all the rest of a small image.
@@ -229,7 +231,7 @@ def _plain(arguments: Iterable[Any]) -> bool:
         not torch._C._len_torch_dispatch_stack()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and all(
-            type(x) in (Tensor, Parameter) and x.device.type in ("cpu", "cuda")
+            type(x) in (Tensor, Parameter) and (x.is_cpu or x.is_cuda) and not x.is_neg()
             for x in arguments
             if isinstance(x, Tensor)
         )
@@ -277,6 +279,8 @@ def scan(
                 return run(_multiplied(arguments))
         if _plain(arguments):
             with torch.autocast(u.device.type, enabled=False):
+                # contiguous here, so that backward has no copies to make again
+                arguments = [x.contiguous() if isinstance(x, Tensor) else x for x in arguments]
                 v, last, *_ = _Differentiable.apply(_is_differentiated(arguments), *arguments)
                 return v, last
     v, last = _scan(*arguments)

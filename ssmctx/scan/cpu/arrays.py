@@ -4,54 +4,102 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-__all__ = ["Block", "Chunk", "GradientChunk", "Gradients", "Inputs", "Part"]
+__all__ = ["Block", "Chunk", "GradientChunk", "Gradients", "Inputs", "Outputs", "Part", "Scan"]
 
 
-class Inputs(NamedTuple):
-    """The arrays of a scan, the pixels of an image in a row of length L.
+class Scan(NamedTuple):
+    """A scan as kernels take it: numbers, and addresses of C-ordered float32 arrays, the pixels of an image in a row.
 
-    Step sizes come as they are, raw (batch, L, K, d) and dt_weight (K, 0, d), or as a product, raw (batch, L, K, rank)
-    and dt_weight (K, rank, d).
+    Step sizes come as they are, raw (batch, L, K, d), or as a product of raw (batch, L, K, rank) and dt_weight.
 
     Attributes:
+        taken: how many tasks threads have begun; they count it up.
+        finished: how many are done.
+        batch: images.
+        length: L, pixels of an image.
+        channels: d.
+        directions: K.
+        states: N.
+        rank: of step sizes that are a product; 0 where they are not.
+        softplus: whether step sizes go through softplus, 0 or 1.
+        parts: that the output is made in, 1 or K; with K each direction of a block is a task of its own.
+        chunks: of positions before which states are kept; 0 for none.
+        walks: first pixel, length of a line, step in it and step between lines of each direction, int64 (K, 4).
         u: input, (batch, L, 1, d).
         raw: step sizes before bias and softplus, (batch, L, K, d or rank).
-        dt_weight: factor of low-rank step sizes, (K, 0 or rank, d).
-        A: decay rates in units of ln 2, (K, N, d).
+        dt_weight: factor of low-rank step sizes, (K, d, rank).
+        A: decay rates, (K, d, N).
         B: input weights, (batch, L, K, N).
         C: output weights, (batch, L, K, N).
         D: skip weights, (K, d).
         dt_bias: bias of the step sizes, (K, d).
         h0: first states, (batch, K, d, N).
-        walks: first pixel, length of a line, step in it and step between lines of each direction, (K, 4).
+        starts: states before each chunk, (batch, K, chunks, N, d).
     """
 
-    u: Any
-    raw: Any
-    dt_weight: Any
-    A: Any
-    B: Any
-    C: Any
-    D: Any
-    dt_bias: Any
-    h0: Any
-    walks: Any
+    taken: int
+    finished: int
+    batch: int
+    length: int
+    channels: int
+    directions: int
+    states: int
+    rank: int
+    softplus: int
+    parts: int
+    chunks: int
+    walks: int
+    u: int
+    raw: int
+    dt_weight: int
+    A: int
+    B: int
+    C: int
+    D: int
+    dt_bias: int
+    h0: int
+    starts: int
+
+
+class Outputs(NamedTuple):
+    """What forward writes beside `Scan.starts`, as addresses.
+
+    Attributes:
+        v: one part or one a direction, (parts * batch, L, 1, d).
+        last: (batch, K, d, N).
+    """
+
+    v: int
+    last: int
 
 
 class Gradients(NamedTuple):
-    """The gradients of a scan that the kernels write; sums over images and blocks of channels are the caller's.
+    """Gradients as addresses: those of v and last are read, the others written; sums over images, parts and blocks are
+    the caller's.
 
     Attributes:
-        u: (parts * batch, L, 1, d).
-        raw: (batch, L, K, d); of low-rank step sizes one part a block of channels, (blocks * batch, L, K, rank).
-        dt_weight: (batch, K, 0 or rank, d).
-        A: (batch, K, N, d).
-        B: one part a block of channels, (blocks * batch, L, K, N).
-        C: one part a block of channels, (blocks * batch, L, K, N).
-        D: (batch, K, d).
-        dt_bias: (batch, K, d).
-        h0: (batch, K, d, N).
+        of_v: (batch, L, 1, d).
+        of_last: (batch, K, d, N).
+        of_u: (parts * batch, L, 1, d).
+        of_raw: (batch, L, K, d); of low-rank step sizes one part a block of channels, (blocks * batch, L, K, rank).
+        of_B: one part a block of channels, (blocks * batch, L, K, N).
+        of_C: one part a block of channels, (blocks * batch, L, K, N).
+        of_fixed: of A, dt_weight, D and dt_bias, side by side, (batch, K, d, N + rank + 2).
+        of_h0: (batch, K, d, N).
     """
+
+    of_v: int
+    of_last: int
+    of_u: int
+    of_raw: int
+    of_B: int  # noqa: N815
+    of_C: int  # noqa: N815
+    of_fixed: int
+    of_h0: int
+
+
+class Inputs(NamedTuple):
+    """The arrays of a `Scan`."""
 
     u: Any
     raw: Any
@@ -62,6 +110,8 @@ class Gradients(NamedTuple):
     D: Any
     dt_bias: Any
     h0: Any
+    starts: Any
+    walks: Any
 
 
 class Part(NamedTuple):

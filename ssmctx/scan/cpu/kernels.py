@@ -2,21 +2,26 @@
 
 A task is one block of channels of one image. Several threads run a kernel at once, and each takes tasks until none is
 left. Tasks share nothing that they write, so that results do not depend on which thread takes which.
+
+Kernels are C functions of one pointer, so that threads of OpenMP run them without Python, and so that calling one takes
+no time beside a scan of few pixels.
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import carray, njit, types  # type: ignore[attr-defined]
 
-from ssmctx.jit import kernel
+from ssmctx.jit import c_function
 from ssmctx.scan.cpu import arrays, simd, sizes, tasks, tiles
-from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk, Part
+from ssmctx.scan.cpu.arrays import Block, Chunk, GradientChunk, Gradients, Inputs, Outputs, Part, Scan
 from ssmctx.scan.cpu.simd import WIDTH
 from ssmctx.scan.cpu.sizes import CHUNK, LANES, TILE
-from ssmctx.scan.cpu.tasks import take
+from ssmctx.scan.cpu.tasks import count, pointer
 from ssmctx.scan.cpu.tiles import (
     add,
     advance_and_emit,
@@ -40,6 +45,34 @@ _KERNEL: dict[str, Any] = {
     "error_model": "numpy",
     "boundscheck": False,
 }
+_LN2 = np.float32(math.log(2))
+
+_FORWARD = np.dtype([(name, np.int64) for name in (*Scan._fields, *Outputs._fields)])
+_BACKWARD = np.dtype([(name, np.int64) for name in (*Scan._fields, *Gradients._fields)])
+
+
+@njit(**_INLINE)
+def _floats(address, shape):
+    return carray(pointer(address), shape, np.float32)
+
+
+@njit(**_INLINE)
+def _inputs(call):
+    batch, length, channels, directions = call.batch, call.length, call.channels, call.directions
+    states, rank = call.states, call.rank
+    return Inputs(
+        u=_floats(call.u, (batch, length, 1, channels)),
+        raw=_floats(call.raw, (batch, length, directions, rank if rank > 0 else channels)),
+        dt_weight=_floats(call.dt_weight, (directions, channels, rank)),
+        A=_floats(call.A, (directions, channels, states)),
+        B=_floats(call.B, (batch, length, directions, states)),
+        C=_floats(call.C, (batch, length, directions, states)),
+        D=_floats(call.D, (directions, channels)),
+        dt_bias=_floats(call.dt_bias, (directions, channels)),
+        h0=_floats(call.h0, (batch, directions, channels, states)),
+        starts=_floats(call.starts, (batch, directions, call.chunks, states, channels)),
+        walks=carray(pointer(call.walks), (directions, 4), np.int64),
+    )
 
 
 @njit(**_INLINE)
@@ -99,7 +132,7 @@ def _read(inputs, part, block, chunk, begin, size, softplus, slopes):
     """Everything that does not depend on a state, for a chunk of positions from `begin` on."""
     _find(chunk.pixels, inputs.walks[part.k], begin, size)
     fetch(inputs.u, part.b, 0, part.c0, chunk.pixels, chunk.x, size, part.width)
-    rank = inputs.dt_weight.shape[1]
+    rank = inputs.dt_weight.shape[2]
     if rank > 0:
         fetch(inputs.raw, part.b, part.k, 0, chunk.pixels, chunk.low_rank, size, rank)
         project(block, chunk, size, part.lanes)
@@ -111,44 +144,46 @@ def _read(inputs, part, block, chunk, begin, size, softplus, slopes):
         soft_steps_and_slopes(block, chunk, size, part.lanes)
     else:
         soft_steps(block, chunk, size, part.lanes)
-    states = inputs.A.shape[1]
+    states = inputs.A.shape[2]
     fetch(inputs.B, part.b, part.k, 0, chunk.pixels, chunk.B, size, states)
     fetch(inputs.C, part.b, part.k, 0, chunk.pixels, chunk.C, size, states)
 
 
 @njit(**_INLINE)
 def _parameters(inputs, part, block):
-    """A block's share of what is fixed along a direction; zeros in lanes past the width, where no state grows."""
+    """A block's share of what is fixed along a direction; zeros in lanes past the width, where no state grows.
+
+    A comes out in units of ln 2, for decays are powers of 2.
+    """
     k, c0 = part.k, part.c0
     block.dt_bias[:], block.D[:], block.A[:], block.dt_weight[:] = 0, 0, 0, 0
     for r in range(part.width):
-        block.dt_bias[0, r] = inputs.dt_bias[k, np.uintp(c0 + r)]
-        block.D[0, r] = inputs.D[k, np.uintp(c0 + r)]
-    for n in range(inputs.A.shape[1]):
-        for r in range(part.width):
-            block.A[n, r] = inputs.A[k, n, np.uintp(c0 + r)]
-    for j in range(inputs.dt_weight.shape[1]):
-        for r in range(part.width):
-            block.dt_weight[j, r] = inputs.dt_weight[k, j, np.uintp(c0 + r)]
+        c = np.uintp(c0 + r)
+        block.dt_bias[0, r], block.D[0, r] = inputs.dt_bias[k, c], inputs.D[k, c]
+        for n in range(inputs.A.shape[2]):
+            block.A[n, r] = inputs.A[k, c, n] / _LN2
+        for j in range(inputs.dt_weight.shape[2]):
+            block.dt_weight[j, r] = inputs.dt_weight[k, c, j]
 
 
-@kernel(**_KERNEL)
-def scan_forward(inputs, softplus, parts, taken, v, last, starts):
-    """Scan some tasks; writes their part of v (parts * batch, L, 1, d), of last (batch, K, d, N), and of `starts`, the
-    states before each chunk of positions, (batch, K, chunks, N, d), or none of them, (batch, K, 0, N, d).
+def _forward(address):
+    """Scan some tasks: v, the last states, and the states before each chunk of positions where there is room for them.
 
     With as many parts as directions, each direction is a task of its own and writes its own part; with one part, the
     directions of a task add up in it. The order of additions, and so every bit, is the same.
     """
-    batch, length, _, channels = inputs.u.shape
-    directions, states, _ = inputs.A.shape
-    rank = inputs.dt_weight.shape[1]
-    padded, padded_rank = _whole_tiles(states), _whole_tiles(rank)
+    call, counters = carray(address, 1, _FORWARD)[0], carray(address, 2, np.int64)
+    inputs = _inputs(call)
+    batch, length, channels = call.batch, call.length, call.channels
+    directions, states, parts = call.directions, call.states, call.parts
+    v = _floats(call.v, (parts * batch, length, 1, channels))
+    last = _floats(call.last, (batch, directions, channels, states))
+    padded, padded_rank = _whole_tiles(states), _whole_tiles(call.rank)
     blocks = (channels + LANES - 1) // LANES
     block, chunk = _new_block(padded, padded_rank), _new_chunk(padded, padded_rank)
     h, y = _rows(padded, LANES), _rows(CHUNK, LANES)
     while True:
-        task = take(taken)
+        task = count(counters, 0)
         if task >= parts * batch * blocks:
             break
         share, b, c0 = task // (batch * blocks), task // blocks % batch, task % blocks * LANES
@@ -163,11 +198,11 @@ def scan_forward(inputs, softplus, parts, taken, v, last, starts):
                     h[n, r] = inputs.h0[b, k, np.uintp(c0 + r), n]
             for begin in range(0, length, CHUNK):
                 size = min(CHUNK, length - begin)
-                if starts.shape[2] > 0:
+                if call.chunks > 0:
                     for n in range(states):
                         for r in range(width):
-                            starts[b, k, begin // CHUNK, n, np.uintp(c0 + r)] = h[n, r]
-                _read(inputs, part, block, chunk, begin, size, softplus, False)
+                            inputs.starts[b, k, begin // CHUNK, n, np.uintp(c0 + r)] = h[n, r]
+                _read(inputs, part, block, chunk, begin, size, call.softplus, False)
                 skip(block, chunk, y, size, lanes)
                 advance_and_emit(h, block, chunk, y, size, lanes)
                 if k == 0 or parts > 1:
@@ -177,16 +212,25 @@ def scan_forward(inputs, softplus, parts, taken, v, last, starts):
             for n in range(states):
                 for r in range(width):
                     last[b, k, np.uintp(c0 + r), n] = h[n, r]
+        count(counters, 1)
 
 
-@kernel(**_KERNEL)
-def scan_backward(dv, dlast, starts, inputs, softplus, parts, taken, gradients):
-    """Gradients of some tasks of `scan_forward`, which kept the states before each chunk; recomputes those within."""
-    batch, length, _, channels = inputs.u.shape
-    directions, states, _ = inputs.A.shape
-    rank = inputs.dt_weight.shape[1]
+def _backward(address):
+    """Gradients of some tasks of `_forward`, which kept the states before each chunk; recomputes those within."""
+    call, counters = carray(address, 1, _BACKWARD)[0], carray(address, 2, np.int64)
+    inputs = _inputs(call)
+    batch, length, channels = call.batch, call.length, call.channels
+    directions, states, rank, parts = call.directions, call.states, call.rank, call.parts
     padded, padded_rank = _whole_tiles(states), _whole_tiles(rank)
     blocks = (channels + LANES - 1) // LANES
+    of_v = _floats(call.of_v, (batch, length, 1, channels))
+    of_last = _floats(call.of_last, (batch, directions, channels, states))
+    of_u = _floats(call.of_u, (parts * batch, length, 1, channels))
+    of_raw = _floats(call.of_raw, (blocks * batch, length, directions, rank if rank > 0 else channels))
+    of_B = _floats(call.of_B, (blocks * batch, length, directions, states))
+    of_C = _floats(call.of_C, (blocks * batch, length, directions, states))
+    of_fixed = _floats(call.of_fixed, (batch, directions, channels, states + rank + 2))
+    of_h0 = _floats(call.of_h0, (batch, directions, channels, states))
     block, chunk, grad = (
         _new_block(padded, padded_rank),
         _new_chunk(padded, padded_rank),
@@ -194,7 +238,7 @@ def scan_backward(dv, dlast, starts, inputs, softplus, parts, taken, gradients):
     )
     h = _rows(padded, LANES)
     while True:
-        task = take(taken)
+        task = count(counters, 0)
         if task >= parts * batch * blocks:
             break
         share, b, own = task // (batch * blocks), task // blocks % batch, task % blocks
@@ -209,35 +253,49 @@ def scan_backward(dv, dlast, starts, inputs, softplus, parts, taken, gradients):
             _parameters(inputs, part, block)
             for n in range(states):
                 for r in range(width):
-                    grad.h[n, r] = dlast[b, k, np.uintp(c0 + r), n]
-            for i in range(starts.shape[2] - 1, -1, -1):
+                    grad.h[n, r] = of_last[b, k, np.uintp(c0 + r), n]
+            for i in range(call.chunks - 1, -1, -1):
                 size = min(CHUNK, length - i * CHUNK)
-                _read(inputs, part, block, chunk, i * CHUNK, size, softplus, True)
-                fetch(dv, b, 0, c0, chunk.pixels, grad.v, size, width)
+                _read(inputs, part, block, chunk, i * CHUNK, size, call.softplus, True)
+                fetch(of_v, b, 0, c0, chunk.pixels, grad.v, size, width)
                 for n in range(states):
                     for r in range(width):
-                        h[n, r] = starts[b, k, i, n, np.uintp(c0 + r)]
+                        h[n, r] = inputs.starts[b, k, i, n, np.uintp(c0 + r)]
                 grad.dt[:], grad.dtx[:] = 0, 0
                 retrace(h, block, chunk, grad, size, lanes)
                 close(block, chunk, grad, size, lanes)
-                put(grad.B, gradients.B, own * batch + b, k, 0, chunk.pixels, size, states)
-                put(grad.C, gradients.C, own * batch + b, k, 0, chunk.pixels, size, states)
+                put(grad.B, of_B, own * batch + b, k, 0, chunk.pixels, size, states)
+                put(grad.C, of_C, own * batch + b, k, 0, chunk.pixels, size, states)
                 if rank > 0:
                     project_back(block, chunk, grad, size, lanes)
-                    put(grad.low_rank, gradients.raw, own * batch + b, k, 0, chunk.pixels, size, rank)
+                    put(grad.low_rank, of_raw, own * batch + b, k, 0, chunk.pixels, size, rank)
                 else:
-                    put(grad.dt, gradients.raw, b, k, c0, chunk.pixels, size, width)
+                    put(grad.dt, of_raw, b, k, c0, chunk.pixels, size, width)
                 if k == 0 or parts > 1:
-                    put(grad.dtx, gradients.u, share * batch + b, 0, c0, chunk.pixels, size, width)
+                    put(grad.dtx, of_u, share * batch + b, 0, c0, chunk.pixels, size, width)
                 else:
-                    add(grad.dtx, gradients.u, b, 0, c0, chunk.pixels, size, width)
+                    add(grad.dtx, of_u, b, 0, c0, chunk.pixels, size, width)
             for r in range(width):
-                gradients.D[b, k, np.uintp(c0 + r)] = grad.D[0, r]
-                gradients.dt_bias[b, k, np.uintp(c0 + r)] = grad.dt_bias[0, r]
-            for j in range(rank):
-                for r in range(width):
-                    gradients.dt_weight[b, k, j, np.uintp(c0 + r)] = grad.dt_weight[j, r]
-            for n in range(states):
-                for r in range(width):
-                    gradients.A[b, k, n, np.uintp(c0 + r)] = grad.A[n, r]
-                    gradients.h0[b, k, np.uintp(c0 + r), n] = grad.h[n, r]
+                c = np.uintp(c0 + r)
+                for n in range(states):
+                    of_fixed[b, k, c, n], of_h0[b, k, c, n] = grad.A[n, r], grad.h[n, r]
+                for j in range(rank):
+                    of_fixed[b, k, c, states + j] = grad.dt_weight[j, r]
+                of_fixed[b, k, c, states + rank] = grad.D[0, r]
+                of_fixed[b, k, c, states + rank + 1] = grad.dt_bias[0, r]
+        count(counters, 1)
+
+
+# each is compiled when it is first asked for: who only codes has no need of the gradients
+
+
+@functools.cache
+def scan_forward() -> Any:
+    """The forward kernel, `numba.cfunc`."""
+    return c_function(types.void(types.voidptr), **_KERNEL)(_forward)
+
+
+@functools.cache
+def scan_backward() -> Any:
+    """The kernel of the gradients."""
+    return c_function(types.void(types.voidptr), **_KERNEL)(_backward)

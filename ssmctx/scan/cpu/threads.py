@@ -20,8 +20,6 @@ import torch
 
 __all__ = ["share_out"]
 
-_Body = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
 _pool: ThreadPoolExecutor | None = None
 _forked = False
 
@@ -36,22 +34,22 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def share_out(kernel: Callable[[Any], object], tasks: int) -> None:
+def share_out(kernel: Any, call: Any, tasks: int) -> None:
     """Run a kernel on several threads at once, each of which takes tasks until none is left.
 
     Args:
-        kernel: called on each thread with the number of tasks taken so far, an int64 array (1,) that all share; see
-            `ssmctx.scan.cpu.tasks.take`. Must release the GIL to gain anything.
+        kernel: a C function of one pointer, as ctypes has it.
+        call: what the pointer points to, a numpy array. Threads count up in it which tasks are taken; see
+            `ssmctx.scan.cpu.arrays.Scan`.
         tasks: how many there are. No more threads than tasks, and than `torch.get_num_threads()`, take part.
     """
-    taken = torch.zeros(1, dtype=torch.int64).numpy()
-    threads = min(tasks, torch.get_num_threads())
+    threads, address = min(tasks, torch.get_num_threads()), call.ctypes.data
     if threads <= 1:
-        kernel(taken)
+        kernel(address)
     elif _openmp() is not None and not _forked:
-        _on_torch_threads(lambda: kernel(taken), threads)
+        _openmp()(kernel, address, threads, 0)
     else:
-        _on_pool(lambda: kernel(taken), threads)
+        _on_pool(lambda: kernel(address), threads)
 
 
 @functools.cache
@@ -63,23 +61,10 @@ def _openmp() -> Any:
     for name in (*map(str, bundled), "libgomp.so.1"):
         with suppress(OSError, AttributeError):
             function = ctypes.CDLL(name, mode=os.RTLD_NOLOAD).GOMP_parallel
-            function.argtypes, function.restype = (_Body, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint), None
+            function.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            function.restype = None
             return function
     return None
-
-
-def _on_torch_threads(work: Callable[[], object], threads: int) -> None:
-    errors: list[BaseException] = []
-
-    def body(_: object) -> None:
-        try:
-            work()
-        except BaseException as error:  # which cannot pass through OpenMP
-            errors.append(error)
-
-    _openmp()(_Body(body), None, threads, 0)
-    if errors:
-        raise errors[0]
 
 
 def _on_pool(work: Callable[[], object], threads: int) -> None:
