@@ -8,6 +8,7 @@ from ssmctx.errors import ArgumentError, UnknownNameError
 from ssmctx.layers.checkerboard import checkerboard_taps
 from ssmctx.layers.foundation import foundation_block
 from ssmctx.layers.gated_attention import ResidualUnit
+from ssmctx.layers.pointwise import PointwiseConv2d
 
 
 @pytest.fixture
@@ -83,3 +84,17 @@ def test_a_residual_unit_names_the_size_that_it_needs(dim, need):
 def test_a_kernel_of_even_side_has_no_checkerboard():
     with pytest.raises(ArgumentError, match="checkerboard_taps: kernel_size must be odd, got 4"):
         checkerboard_taps(4)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_pointwise_convolution_is_torchs_own(memory_format):
+    own, torchs = PointwiseConv2d(5, 7).double(), torch.nn.Conv2d(5, 7, 1).double()
+    torchs.load_state_dict(own.state_dict())
+    x, gradient = torch.randn(2, 5, 3, 4).double(), torch.randn(2, 7, 3, 4).double()
+    x = x.contiguous(memory_format=memory_format).requires_grad_()
+    found, expected = own(x), torchs(x)
+    torch.testing.assert_close(found, expected)
+    asked = [
+        torch.autograd.grad(y, [x, *layer.parameters()], gradient) for y, layer in ((found, own), (expected, torchs))
+    ]
+    torch.testing.assert_close(*asked)

@@ -118,7 +118,8 @@ class ChannelSpatialContext(ContextModel):
     def begin(self, side: Tensor) -> ChannelSpatialState:
         """The side information in windows; see `ContextModel.begin`."""
         grid = self._grid(side)
-        return ChannelSpatialState(grid.split(side), grid.padded(side.device))
+        # contiguous once, as the features that it is put beside at each step
+        return ChannelSpatialState(grid.split(side).contiguous(), grid.padded(side.device))
 
     def forward(
         self, step: int, y_hat: Tensor, side: Tensor, state: ChannelSpatialState | None = None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ssmctx.layers.pointwise import PointwiseConv2d
 from ssmctx.layers.window_attention import WindowLocalAttention
 from ssmctx.layers.windows import WindowGrid
 
@@ -63,9 +64,9 @@ class ParameterHead(nn.Sequential):
             attention = ProjectedAttention(channels, attention_width, window_size)
         super().__init__(
             attention,
-            nn.Conv2d(channels, 4 * m, 1),
+            PointwiseConv2d(channels, 4 * m),
             nn.GELU(),
-            nn.Conv2d(4 * m, 2 * m, 1),
+            PointwiseConv2d(4 * m, 2 * m),
         )
         self.channels = channels
         self.window_size = _TILE if window_size is None else window_size
@@ -88,16 +89,19 @@ class ParameterHead(nn.Sequential):
             The parameters (batch, 2m, H, W); other positions than those wanted are zero.
         """
         wanted = None if indices is None else indices[0]
-        if torch.compiler.is_compiling():  # at once, so that one graph holds for any number of windows
-            return grid.join(self._at(torch.cat(list(features), dim=-1), padded, indices), wanted)
         batch, windows = features[0].shape[:2]
-        step = max(1, _MOST_AT_ONCE // (batch * self.channels * self.window_size**2))
+        # compiled at once, so that one graph holds for any number of windows
+        if torch.compiler.is_compiling() or windows <= (step := self._windows_at_once(batch)):
+            return grid.join(self._at(torch.cat(list(features), dim=-1), padded, indices), wanted)
         parameters = []
         for first in range(0, windows, step):
             part = slice(first, first + step)
             tokens = torch.cat([feature[:, part] for feature in features], dim=-1)
             parameters.append(self._at(tokens, None if padded is None else padded[:, part], indices))
         return grid.join(torch.cat(parameters, dim=1), wanted)
+
+    def _windows_at_once(self, batch: int) -> int:
+        return max(1, _MOST_AT_ONCE // (batch * self.channels * self.window_size**2))
 
     def _at(self, tokens: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
         attention, *pointwise = self

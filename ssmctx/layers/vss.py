@@ -101,7 +101,7 @@ class SS2D(nn.Module):
         width = self.D.shape[1]
         if isinstance(u, Tensor) and (u.dim() != 4 or u.shape[-1] != width or u.numel() == 0):
             raise ShapeError(f"SS2D expects u (batch, H, W, {width}), every size at least 1, got {tuple(u.shape)}")
-        groups = list(torch.split(u, _groups(u) or u.shape[-1], dim=-1)) if isinstance(u, Tensor) else u
+        groups = _groups(u, _is_large(u)) if isinstance(u, Tensor) else u
         low_rank, B, C = join_bands(self._weights(groups), groups[0].shape[1])
         v, first = [], 0
         while groups:
@@ -121,9 +121,11 @@ class SS2D(nn.Module):
 
     def _scan_channels(self, u: Tensor, low_rank: Tensor, B: Tensor, C: Tensor, channels: slice) -> Tensor:
         """Scan some channels, (batch, H, W, number of them), with the weights that all of them have."""
-        A_log = self.A_log[:, channels]
+        parameters: list[Tensor] = [self.A_log, self.D, self.dt_bias, self.dt_proj_weight]
+        if u.shape[-1] < self.D.shape[1]:  # the gradient of a slice is a copy, of one that takes all, too
+            parameters = [x[:, channels] for x in parameters]
+        A_log, D, dt_bias, dt_weight = parameters
         A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
-        D, dt_bias, dt_weight = (x[:, channels] for x in (self.D, self.dt_bias, self.dt_proj_weight))
         v, _ = scan(u, low_rank, A, B, C, D, dt_bias, None, DIRECTIONS, True, self.scan_backend, dt_weight)
         return v.to(u.dtype)
 
@@ -187,7 +189,7 @@ class VSSBlock(nn.Module):
         u follows a row behind the gate, for its convolution looks at the next row.
         """
         # a wrapped or hooked scan gets u whole: more memory, the same bits
-        parts = _groups(pixels) if type(self.scan) is SS2D and not _is_hooked(self.scan) else None
+        in_groups = type(self.scan) is SS2D and not _is_hooked(self.scan) and _is_large(pixels)
         ahead = [bands[0] + 1, *bands[1:-1], bands[-1] - 1] if len(bands) > 1 else bands
         margin = None  # the last two rows before the convolution, which the next band needs
         for rows, x in zip(bands, _split(pixels, ahead), strict=True):
@@ -196,7 +198,7 @@ class VSSBlock(nn.Module):
             u = torch.cat([margin, u], dim=1) if margin is not None else u
             margin = u[:, -2:]
             u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))[:, first : first + rows]
-            yield [*(torch.split(u, parts, dim=-1) if parts else [u]), gate]
+            yield [*_groups(u, in_groups), gate]
 
     def _outputs(self, pixels: Tensor, v: Sequence[Tensor], gate: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:
         """What the block returns, a band of rows at a time."""
@@ -204,7 +206,8 @@ class VSSBlock(nn.Module):
         scale = drop_path(pixels.new_ones(pixels.shape[0], 1, 1, 1), self.drop_path, True) if drops else None
         for x, g, *groups in zip(*(_split(t, bands) for t in (pixels, gate, *v)), strict=True):
             branch = self.out_proj(self.out_norm(_join_groups(groups)) * F.silu(g))
-            yield [x + (branch if scale is None else branch * scale)]
+            # the branch first: the sum takes its layout in memory, channels last
+            yield [(branch if scale is None else branch * scale) + x]
 
 
 def _is_large(x: Tensor) -> bool:
@@ -237,9 +240,9 @@ def _is_hooked(module: nn.Module) -> bool:
     return any(getattr(module, name) for name in names)
 
 
-def _groups(x: Tensor) -> int | None:
-    """Channels that are scanned at a time; None for all."""
-    return _GROUP if _is_large(x) else None
+def _groups(x: Tensor, several: bool) -> list[Tensor]:
+    """The channels of x that are scanned at a time; otherwise x itself, for the gradient of a split is a copy."""
+    return list(torch.split(x, _GROUP, dim=-1)) if several else [x]
 
 
 def _join_groups(groups: Sequence[Tensor]) -> Tensor:

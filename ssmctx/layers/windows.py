@@ -46,9 +46,14 @@ class WindowGrid:
             right, below = right % self.size, below % self.size
         return self.before, right, self.before, below
 
+    def _is_padded(self) -> bool:
+        return _exporting() or any(self._padding)
+
     def split(self, x: Tensor) -> Tensor:
         """x (batch, channels, H, W) to (batch, windows, size^2, channels), zero where padded."""
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, *self._padding))
+        x = x.permute(0, 2, 3, 1)
+        if self._is_padded():
+            x = F.pad(x, (0, 0, *self._padding))
         tokens: Tensor = rearrange(x, "b (i r) (j c) d -> b (i j) (r c) d", r=self.size, c=self.size)
         return tokens
 
@@ -60,13 +65,16 @@ class WindowGrid:
         left, right, above, below = self._padding
         rows, columns = (self.height + above + below) // self.size, (self.width + left + right) // self.size
         x = rearrange(tokens, "b (i j) (r c) d -> b d (i r) (j c)", i=rows, j=columns, r=self.size, c=self.size)
-        # narrow, not a slice: whether a slice takes all depends on the size, and an exported graph would hold for one
-        image: Tensor = x.narrow(2, above, self.height).narrow(3, left, self.width)
+        if self._is_padded():
+            # narrow, not a slice: whether a slice takes all depends on the size, and an exported graph would hold for
+            # one
+            x = x.narrow(2, above, self.height).narrow(3, left, self.width)
+        image: Tensor = x
         return image
 
     def padded(self, device: torch.device | str | None = None) -> Tensor | None:
         """Boolean (windows, size^2): the tokens that lie outside the image; None where there is none."""
-        if not _exporting() and not any(self._padding):
+        if not self._is_padded():
             return None
         real = F.pad(torch.ones(1, 1, self.height, self.width, device=device), self._padding)
         return rearrange(real, "1 1 (i r) (j c) -> (i j) (r c)", r=self.size, c=self.size) == 0
