@@ -6,6 +6,7 @@ import functools
 import hashlib
 import inspect
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from types import ModuleType
@@ -51,8 +52,11 @@ def kernel(signature: Any = None, *, inlined: Sequence[ModuleType] = (), **optio
     return lambda function: _compiled(functools.partial(njit, signature, nogil=True, **options), function, inlined)
 
 
-def c_function(signature: Any, *, inlined: Sequence[ModuleType] = (), **options: Any) -> Callable[[Any], Any]:
-    """`numba.cfunc`, compiled at once, with the cache of `kernel`.
+def c_function(
+    signature: Any, *, inlined: Sequence[ModuleType] = (), **options: Any
+) -> Callable[[Any], Callable[[], Any]]:
+    """`numba.cfunc` with the cache of `kernel`, compiled when it is first asked for: decorates to a function that gives
+    it.
 
     Args:
         signature: of numba's types.
@@ -61,7 +65,20 @@ def c_function(signature: Any, *, inlined: Sequence[ModuleType] = (), **options:
     """
     from numba import cfunc
 
-    return lambda function: _compiled(functools.partial(cfunc, signature, **options), function, inlined)
+    def decorate(function: Any) -> Callable[[], Any]:
+        lock = threading.Lock()
+        made: list[Any] = []
+
+        @functools.wraps(function)
+        def once() -> Any:
+            with lock:  # several threads may be the first
+                if not made:
+                    made.append(_compiled(functools.partial(cfunc, signature, **options), function, inlined))
+            return made[0]
+
+        return once
+
+    return decorate
 
 
 def _compiled(compiler: Callable[..., Any], function: Any, inlined: Sequence[ModuleType]) -> Any:

@@ -513,7 +513,7 @@ def test_the_kernels_are_cached_on_disk():
 
     cross_selective_scan(**public(arguments(1, dtype=torch.float32)), backend="cpu")
     folder = Path(kernels.scan_forward()._cache.cache_path)
-    assert any(file.name.startswith("kernels._forward_") for file in folder.iterdir())
+    assert any(file.name.startswith("kernels.scan_forward_") for file in folder.iterdir())
 
 
 def test_a_kernel_that_leaves_tasks_undone_is_an_error(monkeypatch):

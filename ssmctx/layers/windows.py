@@ -66,8 +66,7 @@ class WindowGrid:
         rows, columns = (self.height + above + below) // self.size, (self.width + left + right) // self.size
         x = rearrange(tokens, "b (i j) (r c) d -> b d (i r) (j c)", i=rows, j=columns, r=self.size, c=self.size)
         if self._is_padded():
-            # narrow, not a slice: whether a slice takes all depends on the size, and an exported graph would hold for
-            # one
+            # narrow, not a slice: whether that takes all depends on the size, and an exported graph would hold for one
             x = x.narrow(2, above, self.height).narrow(3, left, self.width)
         image: Tensor = x
         return image

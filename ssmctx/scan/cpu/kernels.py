@@ -3,13 +3,12 @@
 A task is one block of channels of one image. Several threads run a kernel at once, and each takes tasks until none is
 left. Tasks share nothing that they write, so that results do not depend on which thread takes which.
 
-Kernels are C functions of one pointer, so that threads of OpenMP run them without Python, and so that calling one takes
-no time beside a scan of few pixels.
+Kernels are C functions of one pointer: threads of OpenMP run them without Python, and calling one takes little time
+beside a scan of few pixels. Each is compiled when it is first asked for; who only codes needs no gradients.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -166,7 +165,8 @@ def _parameters(inputs, part, block):
             block.dt_weight[j, r] = inputs.dt_weight[k, c, j]
 
 
-def _forward(address):
+@c_function(types.void(types.voidptr), **_KERNEL)
+def scan_forward(address):
     """Scan some tasks: v, the last states, and the states before each chunk of positions where there is room for them.
 
     With as many parts as directions, each direction is a task of its own and writes its own part; with one part, the
@@ -215,8 +215,9 @@ def _forward(address):
         count(counters, 1)
 
 
-def _backward(address):
-    """Gradients of some tasks of `_forward`, which kept the states before each chunk; recomputes those within."""
+@c_function(types.void(types.voidptr), **_KERNEL)
+def scan_backward(address):
+    """Gradients of some tasks of `scan_forward`, which kept the states before each chunk; recomputes those within."""
     call, counters = carray(address, 1, _BACKWARD)[0], carray(address, 2, np.int64)
     inputs = _inputs(call)
     batch, length, channels = call.batch, call.length, call.channels
@@ -284,18 +285,3 @@ def _backward(address):
                 of_fixed[b, k, c, states + rank] = grad.D[0, r]
                 of_fixed[b, k, c, states + rank + 1] = grad.dt_bias[0, r]
         count(counters, 1)
-
-
-# each is compiled when it is first asked for: who only codes has no need of the gradients
-
-
-@functools.cache
-def scan_forward() -> Any:
-    """The forward kernel, `numba.cfunc`."""
-    return c_function(types.void(types.voidptr), **_KERNEL)(_forward)
-
-
-@functools.cache
-def scan_backward() -> Any:
-    """The kernel of the gradients."""
-    return c_function(types.void(types.voidptr), **_KERNEL)(_backward)
