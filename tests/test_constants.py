@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssmctx import CarriedStateContext, ChannelSpatialContext, CodingOrder, constants
+from ssmctx import CarriedStateContext, ChannelSpatialContext, CodingOrder, constants, registry
 from ssmctx.constants import constant
 from ssmctx.context import Lattice
+from ssmctx.entropy.steps import coding_steps, drive
 
 ORDERS = [CodingOrder.checkerboard([2, 1]), CodingOrder.quad([2, 1], passes_outer=True, permutation=[2, 0, 1])]
 
@@ -155,3 +156,43 @@ def test_threads_get_the_same_numbers(empty, monkeypatch):
         thread.join()
     assert not wrong
     assert constants._bytes == 1024 * len(empty)
+
+
+class Waits(TorchDispatchMode):
+    """What a GPU would be waited for: values read by Python, sizes that depend on values, tensors made on the CPU."""
+
+    READ = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.lift_fresh.default")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        if str(operator) in self.READ:
+            self.seen.append(str(operator))
+        return operator(*args, **(kwargs or {}))
+
+
+def waits_of_a_loop(context, monkeypatch):
+    """Of the second walk over a latent, whose masks and indices are there."""
+    side = torch.randn(1, 40, 8, 16)
+    monkeypatch.setattr(constants, "_tracing", lambda: False)  # which a dispatch mode counts as
+    for _ in range(2):
+        with torch.no_grad(), Waits() as waits:
+            drive(coding_steps(context, side), lambda step: step.value(step.mean).round())
+    return waits.seen
+
+
+@pytest.mark.parametrize("name", [name for name in registry.contexts.names() if name != "released"])
+def test_the_coding_loop_waits_for_no_gpu(name, monkeypatch):
+    """Only coders do: a step's symbols go to the CPU, where words are written."""
+    assert waits_of_a_loop(registry.contexts.create(name, M=20), monkeypatch) == []
+
+
+def test_a_context_that_reads_a_value_waits(monkeypatch):  # the planted fault
+    class Reads(ChannelSpatialContext):
+        def forward(self, step, y_hat, side, state=None):
+            mean, scale = super().forward(step, y_hat, side, state)
+            return (mean, scale) if scale.max() > -1 else (mean, scale.abs())
+
+    assert "aten._local_scalar_dense.default" in waits_of_a_loop(Reads(20), monkeypatch)
