@@ -24,8 +24,11 @@ _DT_MIN, _DT_MAX = 1e-3, 1e-1
 _LARGE = {"cpu": 1 << 15, "elsewhere": 1 << 17}
 """Pixels above which an image is walked in parts, so that what lies between two scans never exists whole."""
 
-_BAND = {"cpu": 1 << 18, "elsewhere": 1 << 24}
-"""Elements of x in a band of rows. Bands fit a CPU's caches, elsewhere they fill the device."""
+_BAND = {"cpu": 8 << 20, "elsewhere": 512 << 20}
+"""Bytes that a band of rows is worked on in: on a CPU what caches hold, elsewhere a small part of a device's memory."""
+
+_BYTES = 8 * 4
+"""Of them for each element of x, with `expand` of 2: in_proj's result, u side by side, and its convolution."""
 
 _LEAST_ROWS = 4
 """Rows that a band has at least."""
@@ -225,7 +228,7 @@ def _limit(limits: dict[str, int], x: Tensor) -> int:
 def _bands(x: Tensor, channels: int) -> list[int]:
     """Rows of each band that is worked on at a time; several bands have `_LEAST_ROWS` or more each."""
     height, width = x.shape[1:3]
-    count = height // max(_LEAST_ROWS, _limit(_BAND, x) // (width * channels)) if _is_large(x) else 1
+    count = height // max(_LEAST_ROWS, _limit(_BAND, x) // (_BYTES * width * channels)) if _is_large(x) else 1
     return [height // count + (i < height % count) for i in range(count)] if count > 1 else [height]
 
 
