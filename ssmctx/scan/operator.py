@@ -204,7 +204,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, differentiated: bool, *arguments: Any) -> tuple[Tensor, ...]:
         """v, the last states, and what the backend keeps."""
-        # in one with setup_context, for which torch would look up this function's signature at every call
+        # no setup_context: for that torch looks up this function's signature at every call
         _check(arguments)
         backend = _backend(arguments)
         keeping = backend.forward_keeping if differentiated else None
