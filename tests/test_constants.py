@@ -183,7 +183,7 @@ def waits_of_a_loop(context, monkeypatch):
     return waits.seen
 
 
-@pytest.mark.parametrize("name", [name for name in registry.contexts.names() if name != "released"])
+@pytest.mark.parametrize("name", registry.contexts.names())
 def test_the_coding_loop_waits_for_no_gpu(name, monkeypatch):
     """Only coders do: a step's symbols go to the CPU, where words are written."""
     assert waits_of_a_loop(registry.contexts.create(name, M=20), monkeypatch) == []

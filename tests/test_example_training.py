@@ -367,7 +367,7 @@ def test_tensorboard_has_scalars_and_images(plan, tmp_path, monkeypatch):
 
 
 FAULTS = """
-import resource, statistics, torch
+import resource, torch
 from mambaic.training.memory import keep_freed_memory
 
 kept = keep_freed_memory()
@@ -377,7 +377,7 @@ for _ in range(40):
     x = torch.ones(1 << 22)
     del x
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(kept, statistics.median(faults))
+print(kept, max(faults[20:]))
 """
 
 
@@ -386,7 +386,7 @@ def test_what_a_step_frees_serves_the_next_one():
     """Without it each tensor brings 500 page faults or more; the first few may, until one finds a place of its size."""
     examples = Path(__file__).parent.parent / "examples"
     done = subprocess.run([sys.executable, "-c", FAULTS], cwd=examples, capture_output=True, text=True, check=True)
-    kept, usual = done.stdout.split()
+    kept, most = done.stdout.split()
     if kept == "False":
         pytest.skip("this C library is not glibc")
-    assert float(usual) < 100
+    assert int(most) < 100

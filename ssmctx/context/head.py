@@ -90,8 +90,10 @@ class ParameterHead(nn.Sequential):
         """
         wanted = None if indices is None else indices[0]
         batch, windows = features[0].shape[:2]
-        # compiled at once, so that one graph holds for any number of windows
-        if torch.compiler.is_compiling() or windows <= (step := self._windows_at_once(batch)):
+        step = windows  # compiled at once, so that one graph holds for any number of windows
+        if not torch.compiler.is_compiling():
+            step = max(1, _MOST_AT_ONCE // (batch * self.channels * self.window_size**2))
+        if windows <= step:
             return grid.join(self._at(torch.cat(list(features), dim=-1), padded, indices), wanted)
         parameters = []
         for first in range(0, windows, step):
@@ -99,9 +101,6 @@ class ParameterHead(nn.Sequential):
             tokens = torch.cat([feature[:, part] for feature in features], dim=-1)
             parameters.append(self._at(tokens, None if padded is None else padded[:, part], indices))
         return grid.join(torch.cat(parameters, dim=1), wanted)
-
-    def _windows_at_once(self, batch: int) -> int:
-        return max(1, _MOST_AT_ONCE // (batch * self.channels * self.window_size**2))
 
     def _at(self, tokens: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
         attention, *pointwise = self

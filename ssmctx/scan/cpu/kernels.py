@@ -45,6 +45,7 @@ _KERNEL: dict[str, Any] = {
     "boundscheck": False,
 }
 _LN2 = np.float32(math.log(2))
+_TAKEN, _FINISHED = Scan._fields.index("taken"), Scan._fields.index("finished")
 
 _FORWARD = np.dtype([(name, np.int64) for name in (*Scan._fields, *Outputs._fields)])
 _BACKWARD = np.dtype([(name, np.int64) for name in (*Scan._fields, *Gradients._fields)])
@@ -183,7 +184,7 @@ def scan_forward(address):
     block, chunk = _new_block(padded, padded_rank), _new_chunk(padded, padded_rank)
     h, y = _rows(padded, LANES), _rows(CHUNK, LANES)
     while True:
-        task = count(counters, 0)
+        task = count(counters, _TAKEN)
         if task >= parts * batch * blocks:
             break
         share, b, c0 = task // (batch * blocks), task // blocks % batch, task % blocks * LANES
@@ -212,7 +213,7 @@ def scan_forward(address):
             for n in range(states):
                 for r in range(width):
                     last[b, k, np.uintp(c0 + r), n] = h[n, r]
-        count(counters, 1)
+        count(counters, _FINISHED)
 
 
 @c_function(types.void(types.voidptr), **_KERNEL)
@@ -239,7 +240,7 @@ def scan_backward(address):
     )
     h = _rows(padded, LANES)
     while True:
-        task = count(counters, 0)
+        task = count(counters, _TAKEN)
         if task >= parts * batch * blocks:
             break
         share, b, own = task // (batch * blocks), task // blocks % batch, task % blocks
@@ -284,4 +285,4 @@ def scan_backward(address):
                     of_fixed[b, k, c, states + j] = grad.dt_weight[j, r]
                 of_fixed[b, k, c, states + rank] = grad.D[0, r]
                 of_fixed[b, k, c, states + rank + 1] = grad.dt_bias[0, r]
-        count(counters, 1)
+        count(counters, _FINISHED)
