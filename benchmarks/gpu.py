@@ -3,9 +3,10 @@
     python benchmarks/gpu.py --minutes 8 --out runs/gpu --images kodak/ --data photographs/
     python benchmarks/gpu.py --out runs/dry --dry-run         # tiny sizes on the CPU, Triton's interpreter
 
-The parts, the most important first: the Triton kernels' tests on the device; the scan with its cross-scan and merge
-beside mamba_ssm and the torch backend; constants of the launches, and which to set; SS2D and the VSS block; the codec
-from bytes to pixels and back; files that cross devices; a training step; a training of what time is left.
+The parts, the most important first: the Triton kernels' tests on the device; all registered components on it; the scan
+with its cross-scan and merge beside mamba_ssm and the torch backend; constants of the launches, and which to set; SS2D
+and the VSS block; the codec from bytes to pixels and back; files that cross devices; a training step; a training of
+what time is left.
 Each runs in a process of its own, with a share of the time. What it finds is written at once, to gpu.json and, as the
 tables of the docs, to gpu.md; a part that fails or runs out of time says so there and is passed over.
 """
@@ -26,6 +27,7 @@ BEGAN = time.monotonic()
 SHARES = {
     "device": 15,
     "tests": 85,
+    "walk": 45,
     "compilation": 50,
     "scan": 55,
     "constants": 50,
@@ -68,6 +70,7 @@ def parts_of(plan: Any, inputs: Any) -> dict[str, Callable[[Any, Any], None]]:
     return {
         "device": part("device", "describe", plan),
         "tests": part("device", "run_tests", plan),
+        "walk": part("walk", "walk", plan),
         "compilation": part("device", "compile_kernels", plan),
         "scan": part("scans", "measure_scans", plan),
         "constants": part("knobs", "search", plan),

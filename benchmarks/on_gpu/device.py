@@ -38,8 +38,8 @@ def describe(plan: Plan, save: Save, clock: Clock) -> None:
 
 
 def run_tests(plan: Plan, save: Save, clock: Clock) -> None:
-    """tests/test_triton.py: the kernels against a float64 loop, on this device."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_triton.py", *plan.tests]
+    """The tests that need a device: the Triton kernels against a float64 loop, integer scales against the CPU's."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plan.tests]
     if plan.device == "cuda" and find_spec("xdist"):  # nearly all of the time is compilation
         command += ["-n", str(workers())]
     try:

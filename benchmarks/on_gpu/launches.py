@@ -51,8 +51,9 @@ def launches(run: Callable[[], object], device: str) -> dict[str, Any]:
     whole: Counter[str] = Counter()
     for event in profiler.events():
         if event.device_type != DeviceType.CPU:
-            kind = "copies_and_fills" if event.name.startswith(("Memcpy", "Memset")) else "kernels"
-            whole[kind] += 0 if event.name.startswith(_STAGE) else 1
+            if not event.name.startswith(_STAGE):
+                whole["copies_and_fills" if event.name.startswith(("Memcpy", "Memset")) else "kernels"] += 1
+                whole["busy_us"] += round(event.time_range.elapsed_us())
             continue
         for kind in _kinds(event):
             whole[kind] += 1

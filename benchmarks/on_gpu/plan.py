@@ -14,7 +14,8 @@ class Plan:
 
     Attributes:
         device: "cuda" or "cpu".
-        tests: arguments of pytest, beside the file.
+        tests: arguments of pytest: files, and which of their tests need a GPU.
+        components: how many registered components are walked; None for all.
         states: N of all scans.
         scans: channels, height and width of the scans that are timed, the most important first.
         largest_for_torch: cells of u up to which the torch backend is timed, which keeps all states.
@@ -33,6 +34,7 @@ class Plan:
 
     device: str
     tests: tuple[str, ...]
+    components: int | None
     states: int
     scans: tuple[Size, ...]
     largest_for_torch: int
@@ -51,7 +53,13 @@ class Plan:
 
 ON_GPU = Plan(
     device="cuda",
-    tests=("-k", "not interpreter and not hopper"),  # which need no GPU
+    tests=(
+        "tests/test_triton.py",
+        "tests/test_scale_network.py",
+        "-k",
+        "(triton and not interpreter and not hopper) or cuda",
+    ),
+    components=None,
     states=16,
     scans=((512, 384, 256), (512, 192, 128), (512, 96, 64), (1792, 48, 32), (1792, 128, 88)),
     largest_for_torch=1 << 24,
@@ -70,7 +78,8 @@ ON_GPU = Plan(
 
 DRY = Plan(
     device="cpu",
-    tests=("-k", "test_kernels_equal_the_reference and row"),
+    tests=("tests/test_triton.py", "-k", "test_kernels_equal_the_reference and row"),
+    components=1,
     states=2,
     scans=((3, 1, 2),),
     largest_for_torch=1 << 24,

@@ -113,7 +113,7 @@ def codecs(results: Results) -> str:
                 peak = _giga(figures["peak_bytes"])
                 rows.append([f"{size}, {direction}", f"{1e3 * figures['seconds']:.1f}", peak, *cells])
     text = table(["", "ms", "peak GB", "g_a, g_s", "h_a, h_s", "steps", "coder, guard"], rows) if rows else ""
-    kinds = ("operators", "kernels", "launches", "waits", "reads")
+    kinds = ("operators", "kernels", "busy_us", "launches", "waits", "reads")
     asked = [[d, *(counts[d].get(kind, 0) for kind in kinds)] for d in ("encode", "decode") if d in counts]
     return text + ("\n" + table(["asked of the device", *kinds], asked) if asked else "")
 
@@ -153,8 +153,16 @@ def tests(results: Results) -> str:
     return ", ".join(f"{n} {what}" for what, n in results.get("counts", {}).items()) + "\n"
 
 
+def walk(results: Results) -> str:
+    """The registered components on the device."""
+    broken = results.get("broken", {})
+    shown = "".join(f"\n{name}: {reason}\n" for name, reason in broken.items())
+    return f"{results.get('walked', 0) - len(broken)} of {results.get('walked', 0)} components hold\n{shown}"
+
+
 RENDERED: dict[str, Callable[[Results], str]] = {
     "tests": tests,
+    "walk": walk,
     "scan": scans,
     "constants": constants,
     "blocks": blocks,
