@@ -67,7 +67,7 @@ def walked(made: ScaleNetwork, z: torch.Tensor, gain: Gain = Gain(), frozen=Fals
     def q(scales):
         found.append(scales.values.flatten(1))
         one = torch.randint(-most, most + 1, scales.values.shape[1:], generator=random)
-        return one.expand_as(scales.values)
+        return one.to(scales.values.device).expand_as(scales.values)
 
     drive(scale_steps(made, z, gain, SIZE, frozen), q)
     return torch.cat(found, 1)
