@@ -167,10 +167,10 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
     return result
 
 
-def training_step(
-    layout: str, preset: str, batch: int, crop: int, rounds: int, device: str, bf16: bool = False
-) -> dict[str, object]:
-    """One step of training in float32, or with bfloat16 products: forward, backward, both optimisers."""
+def step_of_training(
+    layout: str, preset: str, batch: int, crop: int, device: str, bf16: bool = False
+) -> Callable[[], None]:
+    """A step of training in float32, or with bfloat16 products: forward, backward, both optimisers."""
     model = make(layout, preset).to(device).train()
     net, aux = optimisers(model, "adam", 1e-4, 1e-3)
     x = torch.rand(batch, 3, crop, crop, device=device)
@@ -186,6 +186,14 @@ def training_step(
         model.aux_loss().backward()
         aux.step()
 
+    return run
+
+
+def training_step(
+    layout: str, preset: str, batch: int, crop: int, rounds: int, device: str, bf16: bool = False
+) -> dict[str, object]:
+    """Time and memory of a step of training."""
+    run = step_of_training(layout, preset, batch, crop, device, bf16)
     times = seconds({"step": run}, rounds, device)
     with peak_memory(device) as peak:
         run()

@@ -77,7 +77,7 @@ def workers() -> int:
 
 
 def in_processes(runs: list[Callable[[], None]], together: int, clock: Clock) -> dict[int, int | None]:
-    """Exit codes of runs in processes of their own, so many together; those that time is up for are ended."""
+    """Exit codes of runs in processes of their own, so many together; None of those that time is up for."""
     context = multiprocessing.get_context("fork")
     waiting, going, codes = list(enumerate(runs)), {}, {}
     while waiting or going:
@@ -87,11 +87,12 @@ def in_processes(runs: list[Callable[[], None]], together: int, clock: Clock) ->
             going[number].start()
         for number, process in list(going.items()):
             process.join(0.05)
-            if process.exitcode is None and clock.left() > 0:
+            if (code := process.exitcode) is None and clock.left() > 0:
                 continue
             process.kill()
             process.join()
-            codes[number] = going.pop(number).exitcode
+            codes[number] = code
+            del going[number]
         if clock.left() <= 0:
             codes |= {number: None for number, _ in waiting}
             waiting = []

@@ -16,6 +16,7 @@ from ssmctx.stages import observe
 _STAGE = "stage: "
 _LAUNCHES = ("cudaLaunch", "cuLaunch")
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+_BUSIEST, _NAME = 25, 100  # so many kernels are named, with so many characters
 _READS = ("aten::_local_scalar_dense", "aten::nonzero")
 """Operators whose result the host needs, so that a GPU is waited for."""
 
@@ -39,8 +40,9 @@ class _Marks:
 def launches(run: Callable[[], object], device: str) -> dict[str, Any]:
     """Counts of one call: operators that no operator called, kernels, launches, copies, waits; in all and by stage.
 
-    Work outside any stage counts as "rest". On a CPU there are operators only, and "reads": those of which the host
-    reads a result, which would make it wait for a GPU.
+    "busy_us" is how long the device worked, "busiest" the kernels that it worked longest for. Work outside any stage
+    counts as "rest". On a CPU there are operators only, and "reads": those of which the host reads a result, which
+    would make it wait for a GPU.
     """
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device == "cuda" else [])]
     with profile(activities=activities) as profiler, observe(_Marks()):
@@ -49,16 +51,19 @@ def launches(run: Callable[[], object], device: str) -> dict[str, Any]:
             torch.cuda.synchronize()
     by_stage: dict[str, Counter[str]] = {}
     whole: Counter[str] = Counter()
+    busy: Counter[str] = Counter()
     for event in profiler.events():
         if event.device_type != DeviceType.CPU:
             if not event.name.startswith(_STAGE):
                 whole["copies_and_fills" if event.name.startswith(("Memcpy", "Memset")) else "kernels"] += 1
-                whole["busy_us"] += round(event.time_range.elapsed_us())
+                busy[event.name[:_NAME]] += round(event.time_range.elapsed_us())
             continue
         for kind in _kinds(event):
             whole[kind] += 1
             by_stage.setdefault(_stage_of(event), Counter())[kind] += 1
-    return {**whole, "stages": {name: dict(counts) for name, counts in by_stage.items()}}
+    whole["busy_us"] = busy.total()
+    stages = {name: dict(counts) for name, counts in by_stage.items()}
+    return {**whole, "stages": stages, "busiest": dict(busy.most_common(_BUSIEST))}
 
 
 def _kinds(event: Any) -> list[str]:

@@ -137,6 +137,7 @@ def steps(results: Results) -> str:
     rows = [
         [f"{name}, {r['batch']} x {r['crop']} x {r['crop']}", f"{1e3 * r['seconds']:.0f}", _giga(r["peak_bytes"])]
         for name, r in _timed(results)
+        if "seconds" in r
     ]
     return table(["training step", "ms", "peak GB"], rows)
 

@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from codec import image, training_step
+from codec import image, step_of_training, training_step
 from mambaic.codec import PRESETS
 from mambaic.images.image_files import write_png
 
+from on_gpu.launches import launches
 from on_gpu.parts import Clock, Save, each
 from on_gpu.plan import Inputs, Plan
 
@@ -23,12 +24,18 @@ _TO_START_AND_SAVE = 30.0  # seconds
 
 
 def measure_steps(plan: Plan, save: Save, clock: Clock) -> None:
-    """A step in float32 and with bfloat16 products, with its memory."""
+    """A step in float32 and with bfloat16 products, with its memory; then what one asks of the device."""
 
     def step(bf16: bool) -> dict[str, Any]:
         return training_step("paper", plan.preset, *plan.train, min(_ROUNDS, plan.rounds), plan.device, bf16)
 
+    def counted() -> dict[str, Any]:
+        run = step_of_training("paper", plan.preset, *plan.train, plan.device)
+        run()
+        return launches(run, plan.device)
+
     each([("float32", lambda: step(False)), ("bfloat16", lambda: step(True))], save, clock)
+    each([("launches", counted)], save, clock)
 
 
 def train_rest(plan: Plan, inputs: Inputs, save: Save, clock: Clock) -> None:
