@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     add("--images", type=Path, help="photographs whose files cross devices (default: noise)")
     add("--data", type=Path, help="images to train on at the end; without them nothing is trained")
     add("--flags", help='of that training, such as "--precision bf16 --lr 2e-3" (default: a cosine from 1e-3)')
+    add("--commit", help="commit of this code, where it was copied without its repository (default: what git says)")
     add("--parts", nargs="+", choices=SHARES, default=list(SHARES), help="only these, in the order above")
     add("--dry-run", action="store_true", help="all parts at tiny sizes on the CPU: to test the program")
     return parse
@@ -102,6 +103,8 @@ def main() -> int:
 
     def keep(report: dict[str, Any]) -> None:
         machine = report.get("device", {}).get("results", {}).get("machine", {})
+        if machine and options.commit:
+            machine["commit"] = options.commit
         content = {"machine": machine, "dry_run": options.dry_run, "minutes": options.minutes, "parts": report}
         write_whole(options.out / "gpu.json", (json.dumps(content, indent=1, default=str) + "\n").encode())
         write_whole(options.out / "gpu.md", rendered(content).encode())

@@ -226,6 +226,17 @@ def joint(report: Report) -> str:
     return table(["context", "training", "steps", "lowest rate", "highest rate", "BD-rate", "decode ms"], rows)
 
 
+def gpu(part: str) -> Callable[[Report], str]:
+    """The table of a part of `benchmarks/gpu.py`."""
+
+    def render(report: Report) -> str:
+        from on_gpu.report import RENDERED  # which takes `table` from here
+
+        return RENDERED[part](report["parts"][part]["results"])
+
+    return render
+
+
 _SUMMARY = {"the scan": "scan-cpu", "the coder": "coder", "decoding": "decode-anywhere"}
 
 
@@ -262,6 +273,8 @@ def summary() -> str:
     )
 
 
+_GPU_PARTS = ("scan", "constants", "blocks", "codec", "across", "training step")
+
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "scan-sequence": ("scan-cpu", scan_sequence),
     "scan-image": ("scan-cpu", scan_image),
@@ -273,6 +286,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "context-parts": ("contexts", parts),
     "contexts-base": ("contexts-base", contexts),
     "joint": ("joint", joint),
+    **{f"gpu-{part.replace(' ', '-')}": ("gpu", gpu(part)) for part in _GPU_PARTS},
 }
 
 
