@@ -40,7 +40,7 @@ def constant(make: Callable[..., Tensor], *arguments: Hashable, device: torch.de
     """
     if _tracing():
         return make(*arguments, device)
-    if device is None or (device := torch.device(device)).type != "cpu":
+    if device is None or ((device := torch.device(device)).type != "cpu" and device.index is None):
         device = torch.empty(0, device=device).device  # "cuda" follows the current device; cuda:0 does not
     key = (make, arguments, device)
     with _lock:

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from ssmctx.entropy.switches import evaluation_mode, full_precision
+from ssmctx.entropy.switches import all_in_evaluation_mode, full_precision
 from ssmctx.errors import ArgumentError
 from ssmctx.layers.vss import SS2D
 from ssmctx.scan.backend import resolve
@@ -39,13 +39,16 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         >>> layer.training
         True
     """
-    weights = [*module.parameters(), *module.buffers()]
+    # walked once, and not by parameters() and buffers() too: the walk takes a millisecond of a large model
+    parts = list(module.modules())
+    kept = (w for part in parts for w in (*part._parameters.values(), *part._buffers.values()))
+    weights = [w for w in kept if w is not None]
     narrow = next((w.dtype for w in weights if w.is_floating_point() and w.dtype.itemsize < 4), None)
     if narrow is not None:
         raise ArgumentError(
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
-    with full_precision(), evaluation_mode(module), ExitStack() as stack:
+    with full_precision(), all_in_evaluation_mode(parts), ExitStack() as stack:
         for device in sorted({"cpu", "cuda"} | {weight.device.type for weight in weights}):
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-__all__ = ["evaluation_mode", "full_precision"]
+__all__ = ["all_in_evaluation_mode", "evaluation_mode", "full_precision"]
 
 _lock = threading.RLock()
 
@@ -136,9 +136,16 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         >>> [m.training for m in layers]
         [False, True]
     """
+    with all_in_evaluation_mode(module.modules()):
+        yield
+
+
+@contextmanager
+def all_in_evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """`evaluation_mode` of these modules, and not of what they hold."""
     with _lock:
         # those that are in evaluation mode already need nothing, unless a thread only keeps them there
-        parts = [part for part in module.modules() if part.training or (_evaluating and part in _evaluating)]
+        parts = [part for part in modules if part.training or (_evaluating and part in _evaluating)]
         for part in parts:
             entry = _evaluating.setdefault(part, [0, part.training])
             entry[0] += 1

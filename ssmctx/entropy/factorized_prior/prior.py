@@ -109,7 +109,9 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         Raises:
             ShapeError: z is no (batch, channels, ...).
         """
-        z = self.quantiles.new_empty(0, self.channels) if z is None else z
+        if z is None:
+            none = self.quantiles.new_empty(0, self.channels)
+            return (none, none) if extra is None else (none, none, self._extras(none)[extra]())
         values = self._in_rows(z)
         layers = self._layers(values.dtype)
         if self.training if training is None else training:
@@ -118,14 +120,7 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
             medians = self.quantiles[:, :, 1:2].to(values.dtype)
             rounded = torch.round(values - medians) + medians
         coded = _from_rows(rounded, z), _from_rows(self._likelihoods(rounded, layers), z)
-        if extra is None:
-            return coded
-        extras: dict[str, Callable[[], Tensor]] = {
-            "likelihood": lambda: _from_rows(self._likelihoods(values, layers), z),
-            "medians": lambda: self.quantiles[:, 0, 1].detach().clone()[None, :, None, None],
-            "loss": lambda: self._loss(layers),
-        }
-        return *coded, extras[extra]()
+        return coded if extra is None else (*coded, self._extras(z)[extra]())
 
     def likelihood(self, z: Tensor) -> Tensor:
         """Likelihoods of values as they are.
@@ -222,6 +217,19 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
     def _loss(self, layers: Sequence[Sequence[Tensor]]) -> Tensor:
         fixed = [[tensor.detach() for tensor in layer] for layer in layers]
         return (logits_cumulative(self.quantiles.to(layers[0][0].dtype), fixed) - self.target).abs().sum()
+
+    def _extras(self, z: Tensor) -> dict[str, Callable[[], Tensor]]:
+        """What `forward` may give as a third result."""
+
+        def likelihood() -> Tensor:
+            values = self._in_rows(z)
+            return _from_rows(self._likelihoods(values, self._layers(values.dtype)), z)
+
+        return {
+            "likelihood": likelihood,
+            "medians": lambda: self.quantiles[:, 0, 1].detach().clone()[None, :, None, None],
+            "loss": lambda: self._loss(self._layers(self._in_rows(z).dtype)),
+        }
 
     def _extra(self, name: str, z: Tensor | None = None) -> Tensor:
         extra: Tensor = self(z, False, name)[2]
