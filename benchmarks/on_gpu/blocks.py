@@ -1,4 +1,4 @@
-"""SS2D and the VSS block around it."""
+"""SS2D and the VSS block around it, and ways to compute the deconvolutions of g_s."""
 
 from __future__ import annotations
 
@@ -10,15 +10,55 @@ from measure import peak_bytes
 from torch import Tensor, nn
 
 from on_gpu.parts import Clock, Save, each
-from on_gpu.plan import Plan, Size
+from on_gpu.plan import Deconvolution, Plan, Size
 from on_gpu.timing import event_seconds
 from ssmctx import VSSBlock
+from ssmctx.entropy import coding_numerics
 
 
 def measure_blocks(plan: Plan, save: Save, clock: Clock) -> None:
     """All sizes."""
-    items = ((" x ".join(map(str, size)), lambda size=size: measure_block(plan, size)) for size in plan.blocks)
+    items = [(" x ".join(map(str, size)), lambda size=size: measure_block(plan, size)) for size in plan.blocks]
+    items += [(_named(size), lambda size=size: measure_deconvolution(plan, size)) for size in plan.deconvolutions]
     each(items, save, clock)
+
+
+def _named(size: Deconvolution) -> str:
+    inputs, outputs, kernel, height, width = size
+    return f"{kernel} x {kernel} deconvolution, {inputs} x {height} x {width} to {outputs} channels"
+
+
+def measure_deconvolution(plan: Plan, size: Deconvolution) -> dict[str, Any]:
+    """Seconds and peak memory of ConvTranspose2d as coding runs it and as training does, and of its four phases as one
+    convolution, whose channels a pixel shuffle spreads."""
+    inputs, outputs, kernel, height, width = size
+    layers = {
+        "ConvTranspose2d": nn.ConvTranspose2d(inputs, outputs, kernel, 2, kernel // 2, 1),
+        "a convolution of phases": nn.Sequential(
+            nn.ZeroPad2d((kernel // 4, 1, kernel // 4, 1)),
+            nn.Conv2d(inputs, 4 * outputs, kernel // 2 + 1),
+            nn.PixelShuffle(2),
+        ),
+    }
+    x = torch.randn(1, inputs, height, width, device=plan.device).to(memory_format=torch.channels_last)
+    runs: dict[str, Callable[[], object]] = {}
+    for name, layer in layers.items():
+        layer.to(plan.device)
+        runs[f"{name}, coding"] = lambda layer=layer: _coded(layer, x)
+        runs[f"{name}, free kernels"] = lambda layer=layer: _called(layer, x)
+    times = event_seconds(runs, plan.rounds, plan.repeat, plan.device)
+    return {name: {"seconds": times[name], "peak_bytes": peak_bytes(run, plan.device)} for name, run in runs.items()}
+
+
+@torch.no_grad()
+def _called(layer: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = layer(x)
+    return y
+
+
+def _coded(layer: nn.Module, x: Tensor) -> Tensor:
+    with coding_numerics(layer):
+        return _called(layer, x)
 
 
 def measure_block(plan: Plan, size: Size) -> dict[str, Any]:

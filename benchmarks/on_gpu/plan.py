@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Size = tuple[int, int, int]
+Deconvolution = tuple[int, int, int, int, int]
+"""Channels in and out, side of the kernel, height and width."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Plan:
         tries: launch constants that are tried, forward and backward each; None for all.
         channels: all numbers of channels whose kernels are compiled beforehand.
         blocks: dim, height and width of the VSS blocks; their SS2D has twice the channels.
+        deconvolutions: those of g_s, of stride 2.
         preset: of the codec.
         images: width and height of the images that it codes.
         across: presets whose files cross devices, with width and height of the images.
@@ -42,6 +45,7 @@ class Plan:
     tries: int | None
     channels: tuple[int, ...]
     blocks: tuple[Size, ...]
+    deconvolutions: tuple[Deconvolution, ...]
     preset: str
     images: tuple[tuple[int, int], ...]
     across: tuple[tuple[str, int, int], ...]
@@ -62,11 +66,12 @@ ON_GPU = Plan(
     components=None,
     states=16,
     scans=((512, 384, 256), (512, 192, 128), (512, 96, 64), (1792, 48, 32), (1792, 128, 88)),
-    largest_for_torch=1 << 24,
+    largest_for_torch=1 << 22,
     knobs=((512, 384, 256), (512, 96, 64)),
     tries=None,
     channels=(512, 1792, 128, 256, 384),
     blocks=((256, 384, 256), (256, 192, 128), (256, 96, 64)),
+    deconvolutions=((320, 256, 3, 32, 48), (256, 256, 3, 64, 96), (256, 256, 3, 128, 192), (256, 3, 5, 256, 384)),
     preset="full",
     images=((768, 512), (1920, 1280)),
     across=(("tiny", 768, 512), ("full", 384, 256)),
@@ -87,6 +92,7 @@ DRY = Plan(
     tries=1,
     channels=(3,),
     blocks=((2, 3, 2),),
+    deconvolutions=((3, 2, 3, 4, 5), (2, 3, 5, 4, 5)),
     preset="tiny",
     images=((48, 32),),
     across=(("tiny", 48, 32),),
