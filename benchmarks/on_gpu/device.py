@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,15 +59,17 @@ def compile_kernels(plan: Plan, save: Save, clock: Clock) -> None:
     if find_spec("triton") is None:  # whether there is a GPU cannot be asked before these processes are forked
         save("skipped", "triton is not installed")
         return
-    import ssmctx.scan.triton.kernels  # noqa: F401  # once, for all processes
+    from on_gpu.compared import compilations  # with the kernels, once for all processes
 
     began = time.monotonic()
     changes = [changed for tries in CANDIDATES.values() for changed in tries[: plan.tries]]
     jobs: list[tuple[int, Change]] = [(channels, {}) for channels in plan.channels]
     jobs += [(channels, changed) for channels in sorted({size[0] for size in plan.knobs}) for changed in changes]
-    runs = [partial(_launch, plan, channels, changed) for channels, changed in jobs]
-    save("failed", [f"{jobs[i]}: exit code {code}" for i, code in in_processes(runs, workers(), clock).items() if code])
-    save("kernels_of", len(jobs))
+    runs: list[partial[object]] = [partial(_launch, plan, channels, changed) for channels, changed in jobs]
+    runs += compilations(plan)
+    codes = in_processes(runs, workers(), clock)
+    save("failed", [f"{runs[i].args[1:]}: exit code {code}" for i, code in codes.items() if code])
+    save("kernels_of", len(runs))
     save("seconds", round(time.monotonic() - began, 1))
 
 
@@ -76,7 +78,7 @@ def workers() -> int:
     return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0))))
 
 
-def in_processes(runs: list[Callable[[], None]], together: int, clock: Clock) -> dict[int, int | None]:
+def in_processes(runs: Sequence[Callable[[], object]], together: int, clock: Clock) -> dict[int, int | None]:
     """Exit codes of runs in processes of their own, so many together; None of those that time is up for."""
     context = multiprocessing.get_context("fork")
     waiting, going, codes = list(enumerate(runs)), {}, {}

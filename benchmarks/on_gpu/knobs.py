@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -40,16 +41,16 @@ _BOUND = 1e-4
 
 
 @contextmanager
-def constants(changed: Change) -> Iterator[None]:
+def constants(changed: Change, module: ModuleType = launch) -> Iterator[None]:
     """Launch kernels with other constants inside a `with` block."""
-    before = {name: getattr(launch, name) for name in changed}
+    before = {name: getattr(module, name) for name in changed}
     try:
         for name, value in changed.items():
-            setattr(launch, name, value)
+            setattr(module, name, value)
         yield
     finally:
         for name, value in before.items():
-            setattr(launch, name, value)
+            setattr(module, name, value)
 
 
 def search(plan: Plan, save: Save, clock: Clock) -> None:
@@ -73,7 +74,7 @@ def compared(run: Callable[[], Any], candidates: Sequence[Change], plan: Plan) -
     missing = {}
     for changed in candidates:
         name = shown(changed)
-        if reason := _refused(run, changed, expected):
+        if reason := difference_from(expected, _with(run, changed)):
             missing[name] = reason
             continue
         runs[name], changes[name] = _with(run, changed), changed
@@ -83,7 +84,7 @@ def compared(run: Callable[[], Any], candidates: Sequence[Change], plan: Plan) -
         if times[name] < _GAIN * times["as it stands"]:
             together |= changes[name]
     best = min(times, key=lambda name: times[name])
-    if together and together not in changes.values() and not _refused(run, together, expected):
+    if together and together not in changes.values() and not difference_from(expected, _with(run, together)):
         name = shown(together)
         both = {key: runs[key] for key in ("as it stands", best)} | {name: _with(run, together)}
         changes[name] = together
@@ -115,18 +116,18 @@ def shown(changed: Change) -> str:
     return ", ".join(f"{name} = {value}" for name, value in changed.items())
 
 
-def _with(run: Callable[[], Any], changed: Change) -> Callable[[], object]:
-    def call() -> object:
+def _with(run: Callable[[], Any], changed: Change) -> Callable[[], Any]:
+    def call() -> Any:
         with constants(changed):
             return run()
 
     return call
 
 
-def _refused(run: Callable[[], Any], changed: Change, expected: Any) -> str | None:
-    """Why a change is not timed; None if it gives the same results."""
+def difference_from(expected: Sequence[Tensor], run: Callable[[], Any]) -> str | None:
+    """Why a run is not timed; None if it gives the expected results."""
     try:
-        actual = _with(run, changed)()
+        actual = run()
     except Exception as error:
         return f"{type(error).__name__}: {error}".partition("\n")[0]
     for a, e in zip(actual, expected, strict=True):
