@@ -207,8 +207,10 @@ def test_muon_minimises():
     assert losses[-1] < 0.05 * losses[0]
 
 
-def test_a_resumed_run_with_muon_equals_one_in_one_go(plan, photos, tmp_path):
-    plan.optimiser, plan.steps, plan.crop, plan.last_crop, plan.last_part = "muon", 4, 32, 48, 0.5
+@pytest.mark.parametrize(("preset", "optimiser"), [("base", "adam"), ("tiny", "muon")])  # base with muon: a minute
+def test_a_resumed_run_equals_one_in_one_go(plan, photos, tmp_path, preset, optimiser):
+    plan.preset, plan.optimiser = preset, optimiser
+    plan.steps, plan.crop, plan.last_crop, plan.last_part = 4, 32, 48, 0.5
     whole = train(plan)
     parts = TrainingPlan(**{**vars(plan), "out": tmp_path / "p.pt", "resume": True})
     step, count = Engine.step, []
@@ -225,7 +227,7 @@ def test_a_resumed_run_with_muon_equals_one_in_one_go(plan, photos, tmp_path):
             train(parts)
         assert train(parts) == whole
     assert count == [32, 32, 48, 48]
-    states = [read_training(training_path(p.out), MambaIC("base"))["engine"]["model"] for p in (plan, parts)]
+    states = [read_training(training_path(p.out), MambaIC(preset))["engine"]["model"] for p in (plan, parts)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
