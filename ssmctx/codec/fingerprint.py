@@ -78,6 +78,7 @@ class _Known(NamedTuple):
 _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 
 
+@torch.no_grad()
 def _sums(tensors: Sequence[Tensor]) -> list[int]:
     """Numbers that change with the content: on the CPU a CRC of each tensor, several times faster than a hash.
 
@@ -86,7 +87,7 @@ def _sums(tensors: Sequence[Tensor]) -> list[int]:
     elsewhere: dict[torch.device, list[Tensor]] = {}
     on_host = []
     for tensor in tensors:
-        bits = tensor.detach().reshape(-1).view(torch.uint8)
+        bits = tensor.reshape(-1).view(torch.uint8)
         if bits.device.type == "cpu":
             on_host.append(zlib.crc32(bits.numpy().data))
         else:
