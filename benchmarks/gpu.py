@@ -25,18 +25,18 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 BEGAN = time.monotonic()
 SHARES = {
-    "device": 15,
-    "tests": 85,
-    "walk": 45,
-    "compilation": 60,
-    "scan": 55,
-    "constants": 30,
-    "candidates": 75,
-    "blocks": 20,
-    "codec": 70,
-    "across": 50,
-    "training step": 30,
-    "training": 55,
+    "device": 5,
+    "tests": 60,
+    "walk": 65,
+    "compilation": 50,
+    "scan": 35,
+    "constants": 10,
+    "candidates": 45,
+    "blocks": 15,
+    "codec": 40,
+    "across": 45,
+    "training step": 45,
+    "training": 60,
 }
 """Parts in order, and their shares: seconds, where there are eight minutes."""
 

@@ -13,7 +13,7 @@ import ssmctx
 from ssmctx import stages
 from ssmctx.errors import ArgumentError
 from ssmctx.memory import peak_memory
-from ssmctx.profile import PartCost, scan_multiply_adds
+from ssmctx.profile import PartCost, main, scan_multiply_adds
 
 
 class Nothing(nn.Module):
@@ -91,27 +91,16 @@ def test_a_measured_peak_of_nothing_is_no_unknown_one(monkeypatch):
     assert seen == [None, 0, 0, 7, 7]
 
 
-def test_command():
-    command = [
-        sys.executable,
-        "-m",
-        "ssmctx.profile",
-        "--M",
-        "20",
-        "--N",
-        "4",
-        "--hyper-channels",
-        "6",
-        "--latent",
-        "4x6",
-    ]
-    table = subprocess.run([*command, "--variants"], capture_output=True, text=True, check=True).stdout
+def test_command(capsys):
+    options = ["--M", "20", "--N", "4", "--hyper-channels", "6", "--latent", "4x6"]
+    command = [sys.executable, "-m", "ssmctx.profile", *options, "--variants"]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in table.splitlines()[1:]] == list(ssmctx.registry.contexts.names())
-    parts = subprocess.run([*command, "--context", "uneven"], capture_output=True, text=True, check=True).stdout
-    assert parts.splitlines()[-1].startswith("all")
-    wrong = subprocess.run([*command, "--latent", "4"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2
-    assert "--latent must be HEIGHTxWIDTH, got '4'" in wrong.stderr
+    main([*options, "--context", "uneven"])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("all")
+    with pytest.raises(SystemExit, match="2"):
+        main([*options, "--latent", "4"])
+    assert "--latent must be HEIGHTxWIDTH, got '4'" in capsys.readouterr().err
 
 
 def test_errors_and_both_ways_to_call():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 
@@ -64,7 +65,7 @@ def _entropy_model(device: str, **options: str) -> None:
 
 
 def _coded(model: MambaICEntropyModel, device: str) -> None:
-    """A step of training, then files of a batch and alone."""
+    """A step of training, then streams of a batch and alone, which the CPU decodes too."""
     y = _latents(device)[:, : model.M]
     out = model.train()(y)
     rate = sum(-p.log2().sum() for p in out["likelihoods"].values())
@@ -74,8 +75,13 @@ def _coded(model: MambaICEntropyModel, device: str) -> None:
     model.eval()
     update_tables(model)
     assert_round_trip(model, y, tolerance=_TOLERANCE)
-    if model.compress(y)["strings"] != model.compress(y)["strings"]:
+    coded = model.compress(y)
+    if model.compress(y)["strings"] != coded["strings"]:
         raise RuntimeError("the same latent gives other streams the second time")
+    there = copy.deepcopy(model).cpu().decompress(coded["strings"], coded["shape"])["y_hat"]
+    apart = float((there - coded["y_hat"].cpu()).abs().max())
+    if not apart < _TOLERANCE:
+        raise RuntimeError(f"decoded on the CPU, y_hat is off by {apart:.1e}")
 
 
 def _codec(device: str, name: str) -> None:

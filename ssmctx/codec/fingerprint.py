@@ -49,7 +49,8 @@ def decoder_fingerprint(codec: Any) -> bytes:
             f"{type(codec).__name__}: a file names the model by a hash of the decoder's weights, and some of them are "
             "offloaded, sharded or packed by quantization: use compress and decompress, or a codec with plain weights"
         )
-    key = codec.stride, coding, *((x.dtype, x.shape) for x in tensors), *_sums(tensors)
+    names = [*synthesis, *latents]
+    key = codec.stride, coding, *zip(names, ((x.dtype, x.shape) for x in tensors), strict=True), *_sums(tensors)
     known = _known.get(codec)
     if known is None or known.key != key:
         known = _known[codec] = _Known(key, _decoder_hash(codec.stride, synthesis, latents, coding))

@@ -110,7 +110,8 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
             ShapeError: z is no (batch, channels, ...).
         """
         if z is None:
-            none = self.quantiles.new_empty(0, self.channels)
+            wide = torch.promote_types(self.quantiles.dtype, torch.float32)
+            none = self.quantiles.new_empty(0, self.channels, dtype=wide)
             return (none, none) if extra is None else (none, none, self._extras(none)[extra]())
         values = self._in_rows(z)
         layers = self._layers(values.dtype)
