@@ -74,18 +74,16 @@ def _first_call(plan: Plan, direction: str, size: Size, changed: Change) -> None
 def _implementations(plan: Plan, direction: str, size: Size) -> tuple[Callable[[Change], Results], Callable[[], Any]]:
     """The candidate, with constants to be changed, and what stands."""
     inputs = scan_inputs(plan, size)
-    dv, dlast = torch.randn_like(inputs.u), torch.randn_like(inputs.h0)
+    if direction == "forward":
+        module, arguments = forward, (inputs,)
+    else:
+        module, arguments = backward, (torch.randn_like(inputs.u), torch.randn_like(inputs.h0), inputs)
 
     def candidate(changed: Change) -> Results:
-        if direction == "forward":
-            with constants(changed, forward):
-                return forward.forward(inputs)
-        with constants(changed, backward):
-            return backward.backward(dv, dlast, inputs)
+        with constants(changed, module):
+            return getattr(module, direction)(*arguments)
 
-    if direction == "forward":
-        return candidate, lambda: launch.forward(inputs)
-    return candidate, lambda: launch.backward(dv, dlast, inputs)
+    return candidate, partial(getattr(launch, direction), *arguments)
 
 
 def compared(plan: Plan, direction: str, size: Size) -> dict[str, Any]:

@@ -130,9 +130,8 @@ def codecs(results: Results) -> str:
     text = table(["", "ms", "peak GB", "g_a, g_s", "h_a, h_s", "steps", "coder, guard"], rows) if rows else ""
     kinds = ("operators", "kernels", "busy_us", "launches", "waits", "reads")
     asked = [[d, *(counts[d].get(kind, 0) for kind in kinds)] for d in ("encode", "decode") if d in counts]
-    return text + (
-        "\n" + table(["asked of the device", *(kind.replace("_us", ", us") for kind in kinds)], asked) if asked else ""
-    )
+    head = ["asked of the device", *(kind.replace("_us", ", us") for kind in kinds)]
+    return text + ("\n" + table(head, asked) if asked else "")
 
 
 def across(results: Results) -> str:

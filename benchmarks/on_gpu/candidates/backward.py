@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ssmctx.scan.directions import DIRECTIONS
 from ssmctx.scan.inputs import ScanInputs
-from ssmctx.scan.triton.launch import _aligned, _carry, _ceil, _empty, _on, _options, _power_of_two, _tiles
+from ssmctx.scan.triton.launch import (
+    _aligned,
+    _all_aligned,
+    _carry,
+    _ceil,
+    _empty,
+    _launches,
+    _on,
+    _options,
+    _power_of_two,
+    _tiles,
+)
 
 _BACKWARD_CHUNK = 64
 """A multiple of four."""
@@ -27,17 +37,13 @@ _KEEP = False
 _SCRATCH = 1 << 27
 """Elements of dB's and dC's parts, which images of a batch share; a single image may need more."""
 
-_DIRECTIONS_A_LAUNCH = 15
-"""Two bits each in one int32."""
-
 
 def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = _all_aligned(inputs)
     from on_gpu.candidates import backward_kernels as kernels
 
-    dv, dh_last, u, dt_raw, A, B, C, D = (_aligned(x) for x in (dv, dh_last, u, dt_raw, A, B, C, D))
-    dt_bias, h0 = _aligned(dt_bias), _aligned(h0)
+    dv, dh_last = _aligned(dv), _aligned(dh_last)
     batch, height, width, d = u.shape
     chunk, N = _BACKWARD_CHUNK, A.shape[2]
     shape, tile = (d, N, len(directions)), _backward_tile(N, d)
@@ -78,13 +84,6 @@ def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, .
     # by now h holds the chunks' parts of dA, and dt_sum those of the gradient of dt_bias
     dA = h.sum((0, 2)).transpose(1, 2).contiguous()
     return du, ddt_raw, dA, dB, dC, dD.sum((0, 2)), dt_sum.sum((0, 2)), dh0
-
-
-def _launches(directions: Sequence[str]) -> Iterator[tuple[int, int, int]]:
-    """Index of the first direction, codes and number of directions of every launch that takes several."""
-    for k in range(0, len(directions), _DIRECTIONS_A_LAUNCH):
-        names = directions[k : k + _DIRECTIONS_A_LAUNCH]
-        yield k, sum(DIRECTIONS.index(name) << (2 * i) for i, name in enumerate(names)), len(names)
 
 
 def _backward_tile(states: int, channels: int) -> tuple[int, int, int, int]:

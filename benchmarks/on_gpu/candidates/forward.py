@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ssmctx.scan.directions import DIRECTIONS
 from ssmctx.scan.inputs import ScanInputs
-from ssmctx.scan.triton.launch import _aligned, _ceil, _empty, _on, _power_of_two
+from ssmctx.scan.triton.launch import (
+    _DIRECTIONS_A_LAUNCH,
+    _all_aligned,
+    _ceil,
+    _empty,
+    _launches,
+    _on,
+    _options,
+    _power_of_two,
+)
 
 _FORWARD_CHUNKS = (32, 512)
 """Shortest and longest chunk of forward, multiples of `_GROUP`."""
@@ -27,16 +36,12 @@ _GROUP, _STAGES = 4, 3
 _APART = 1 << 24
 """Elements of all directions' v of an image up to which all directions are launched at once."""
 
-_DIRECTIONS_A_LAUNCH = 15
-"""Two bits each in one int32."""
-
 
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = _all_aligned(inputs)
     from on_gpu.candidates import forward_kernels as kernels
 
-    u, dt_raw, A, B, C, D, dt_bias, h0 = (_aligned(x) for x in (u, dt_raw, A, B, C, D, dt_bias, h0))
     batch, height, width, d = u.shape
     K, _, N = A.shape
     length, tile = height * width, _tile_for(N, d)
@@ -53,8 +58,7 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     constants = (shape, tile, group, stages, length % group != 0, far, softplus)
     grid = tiles * chunks * batch
     with _on(u):
-        for k in range(0, K, _DIRECTIONS_A_LAUNCH):
-            count, codes = _codes(directions[k : k + _DIRECTIONS_A_LAUNCH])
+        for k, codes, count in _launches(directions):
             _launch(
                 kernels.chunks_kernel,
                 grid * count,
@@ -63,8 +67,8 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
             )
         carry = (A, h, dt_sum, h0, h_last, chunks)
         _launch(kernels.carry_kernel, _ceil(N * d, 32) * K * batch, carry, (shape, 32, 8, _STAGES, False))
-        for k in range(0, 1 if apart else K):
-            count, codes = _codes(directions if apart else directions[k : k + 1])
+        one_by_one = ((k, DIRECTIONS.index(name), 1) for k, name in enumerate(directions))
+        for k, codes, count in _launches(directions) if apart else one_by_one:
             _launch(
                 kernels.forward_kernel,
                 grid * count,
@@ -91,18 +95,11 @@ def _launch(kernel: Any, grid: int, arguments: tuple[Any, ...], constants: tuple
     if compiled is None:
         names = kernel.arg_names[len(arguments) :]
         _compiled[key] = kernel[(grid,)](
-            *arguments, **dict(zip(names, constants, strict=True)), **_options(warps, _FORWARD_REGISTERS)
+            *arguments,
+            **_options(_FORWARD_REGISTERS, **dict(zip(names, constants, strict=True))) | {"num_warps": warps},
         )  # None under the interpreter
     else:
         compiled[grid, 1, 1](*arguments, *constants)
-
-
-def _options(warps: int, registers: int) -> dict[str, Any]:
-    return {"num_warps": warps, "num_stages": 1, "maxnreg": registers, "enable_fp_fusion": True}
-
-
-def _codes(directions: tuple[str, ...]) -> tuple[int, int]:
-    return len(directions), sum(DIRECTIONS.index(name) << (2 * i) for i, name in enumerate(directions))
 
 
 def _tile_for(states: int, channels: int) -> tuple[int, int, int, int, int]:

@@ -11,9 +11,10 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from ssmctx.scan.triton.kernels import _LOG2E, _inputs
+
 __all__ = ["carry_kernel", "chunks_kernel", "forward_kernel", "sum_kernel"]
 
-_LOG2E = tl.constexpr(1.4426950408889634)
 _kernel: Any = triton.jit(do_not_specialize=["H", "W", "chunk", "chunks", "k", "codes", "count", "pixels", "size"])
 
 
@@ -75,13 +76,6 @@ def _walk(code, j, H, W):
     column = (code % 2 == 1) & (H > 1)  # a column of one pixel is walked as a row, since W would leave the image
     stride = tl.minimum(tl.where(column, W, 1), L - 1)
     return tl.where(column, i % H * W + i // H, i), tl.where(code >= 2, -stride, stride)
-
-
-@triton.jit
-def _inputs(u, dt, B, C, v, pixel, k, SHAPE: tl.constexpr):
-    """Pointers to direction k of the image that begins with that pixel."""
-    at = pixel * SHAPE[2] + k
-    return u + pixel * SHAPE[0], dt + at * SHAPE[0], B + at * SHAPE[1], C + at * SHAPE[1], v + pixel * SHAPE[0]
 
 
 @triton.jit

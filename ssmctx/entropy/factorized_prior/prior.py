@@ -109,10 +109,11 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         Raises:
             ShapeError: z is no (batch, channels, ...).
         """
-        if z is None:
-            wide = torch.promote_types(self.quantiles.dtype, torch.float32)
-            none = self.quantiles.new_empty(0, self.channels, dtype=wide)
-            return (none, none) if extra is None else (none, none, self._extras(none)[extra]())
+        if z is None and extra == "medians":  # for which nothing else need be computed
+            none = self.quantiles.new_empty(0, self.channels)
+            none = none.to(torch.promote_types(none.dtype, torch.float32))
+            return none, none, self._medians()
+        z = self.quantiles.new_empty(0, self.channels) if z is None else z
         values = self._in_rows(z)
         layers = self._layers(values.dtype)
         if self.training if training is None else training:
@@ -121,7 +122,14 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
             medians = self.quantiles[:, :, 1:2].to(values.dtype)
             rounded = torch.round(values - medians) + medians
         coded = _from_rows(rounded, z), _from_rows(self._likelihoods(rounded, layers), z)
-        return coded if extra is None else (*coded, self._extras(z)[extra]())
+        if extra is None:
+            return coded
+        extras: dict[str, Callable[[], Tensor]] = {
+            "likelihood": lambda: _from_rows(self._likelihoods(values, layers), z),
+            "medians": self._medians,
+            "loss": lambda: self._loss(layers),
+        }
+        return *coded, extras[extra]()
 
     def likelihood(self, z: Tensor) -> Tensor:
         """Likelihoods of values as they are.
@@ -219,18 +227,8 @@ class FactorizedPrior(Lookalike, HeldTables, of="compressai.entropy_models:Entro
         fixed = [[tensor.detach() for tensor in layer] for layer in layers]
         return (logits_cumulative(self.quantiles.to(layers[0][0].dtype), fixed) - self.target).abs().sum()
 
-    def _extras(self, z: Tensor) -> dict[str, Callable[[], Tensor]]:
-        """What `forward` may give as a third result."""
-
-        def likelihood() -> Tensor:
-            values = self._in_rows(z)
-            return _from_rows(self._likelihoods(values, self._layers(values.dtype)), z)
-
-        return {
-            "likelihood": likelihood,
-            "medians": lambda: self.quantiles[:, 0, 1].detach().clone()[None, :, None, None],
-            "loss": lambda: self._loss(self._layers(self._in_rows(z).dtype)),
-        }
+    def _medians(self) -> Tensor:
+        return self.quantiles[:, 0, 1].detach().clone()[None, :, None, None]
 
     def _extra(self, name: str, z: Tensor | None = None) -> Tensor:
         extra: Tensor = self(z, False, name)[2]

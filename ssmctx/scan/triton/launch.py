@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib import metadata
 from typing import Any
@@ -85,10 +85,9 @@ def _interpreted() -> bool:
 
 def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
     """v and the last state; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = _all_aligned(inputs)
     from ssmctx.scan.triton import kernels
 
-    u, dt_raw, A, B, C, D, dt_bias, h0 = (_aligned(x) for x in (u, dt_raw, A, B, C, D, dt_bias, h0))
     batch, height, width, d = u.shape
     shape, tile = (d, A.shape[2], len(directions)), _tile_for(A.shape[2], d, _FORWARD_TILE, 32)
     chunk = _forward_chunk(height * width, _tiles(d, tile))
@@ -109,11 +108,10 @@ def forward(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
 
 def backward(dv: Tensor, dh_last: Tensor, inputs: ScanInputs) -> tuple[Tensor, ...]:
     """Gradients of the eight tensors; see `ssmctx.scan.backend.Backend`."""
-    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
+    u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = _all_aligned(inputs)
     from ssmctx.scan.triton import kernels
 
-    dv, dh_last, u, dt_raw, A, B, C, D = (_aligned(x) for x in (dv, dh_last, u, dt_raw, A, B, C, D))
-    dt_bias, h0 = _aligned(dt_bias), _aligned(h0)
+    dv, dh_last = _aligned(dv), _aligned(dh_last)
     batch, height, width, d = u.shape
     chunk, N = _BACKWARD_CHUNK, A.shape[2]
     shape, tile = (d, N, len(directions)), _tile_for(N, d, _BACKWARD_TILE, 8)
@@ -162,11 +160,9 @@ def _chunk_ends(
     chunks = _ceil(height * width, chunk)
     h, dt_sum = _empty(u, batch, K, chunks, N, d), _empty(u, batch, K, chunks, d)
     dv, dt, r = adjoint or (u, u, u)  # not touched without ADJOINT
-    for k in range(0, K, _DIRECTIONS_A_LAUNCH):
-        names = directions[k : k + _DIRECTIONS_A_LAUNCH]
-        codes = sum(DIRECTIONS.index(name) << (2 * i) for i, name in enumerate(names))
-        kernels.chunks_kernel[(_tiles(d, tile) * len(names) * chunks * batch,)](
-            *(*inputs, dv, dt, h, r, dt_sum, height, width, chunk, chunks, k, codes, len(names)),
+    for k, codes, count in _launches(directions):
+        kernels.chunks_kernel[(_tiles(d, tile) * count * chunks * batch,)](
+            *(*inputs, dv, dt, h, r, dt_sum, height, width, chunk, chunks, k, codes, count),
             **_options(
                 _FORWARD_REGISTERS,
                 SHAPE=(d, N, K),
@@ -177,6 +173,13 @@ def _chunk_ends(
             ),
         )
     return h, dt_sum
+
+
+def _launches(directions: Sequence[str]) -> Iterator[tuple[int, int, int]]:
+    """First direction, codes of all, and number of directions of every launch that takes several."""
+    for k in range(0, len(directions), _DIRECTIONS_A_LAUNCH):
+        names = directions[k : k + _DIRECTIONS_A_LAUNCH]
+        yield k, sum(DIRECTIONS.index(name) << (2 * i) for i, name in enumerate(names)), len(names)
 
 
 def _carry(A: Tensor, h: Tensor, dt_sum: Tensor, first: Tensor, last: Tensor, reverse: bool = False) -> None:
@@ -239,6 +242,10 @@ def _empty(like: Tensor, *shape: int) -> Tensor:
 def _aligned(x: Tensor) -> Tensor:
     """x at an address that 16 divides: Triton's layouts, and with them the order of sums, depend on that."""
     return x if x.data_ptr() % 16 == 0 else x.clone()
+
+
+def _all_aligned(inputs: ScanInputs) -> ScanInputs:
+    return ScanInputs._make(_aligned(x) if isinstance(x, Tensor) else x for x in inputs)
 
 
 def _on(x: Tensor) -> AbstractContextManager[Any]:
