@@ -4,9 +4,9 @@
     python benchmarks/gpu.py --out runs/dry --dry-run         # tiny sizes on the CPU, Triton's interpreter
 
 The parts, the most important first: the Triton kernels' tests on the device; all registered components on it; the scan
-with its cross-scan and merge beside mamba_ssm and the torch backend; constants of the launches, and which to set; other
-kernels that may take the place of these; SS2D and the VSS block; the codec from bytes to pixels and back; files that
-cross devices; a training step; a training of what time is left.
+with its cross-scan and merge beside mamba_ssm and the torch backend; constants of the launches, and which to set; SS2D,
+the VSS block and deconvolutions; the codec from bytes to pixels and back; files that cross devices; a training step; a
+training of what time is left.
 Each runs in a process of its own, with a share of the time. What it finds is written at once, to gpu.json and, as the
 tables of the docs, to gpu.md; a part that fails or runs out of time says so there and is passed over.
 """
@@ -31,7 +31,6 @@ SHARES = {
     "compilation": 50,
     "scan": 35,
     "constants": 10,
-    "candidates": 45,
     "blocks": 15,
     "codec": 40,
     "across": 45,
@@ -76,7 +75,6 @@ def parts_of(plan: Any, inputs: Any) -> dict[str, Callable[[Any, Any], None]]:
         "compilation": part("device", "compile_kernels", plan),
         "scan": part("scans", "measure_scans", plan),
         "constants": part("knobs", "search", plan),
-        "candidates": part("compared", "compare", plan),
         "blocks": part("blocks", "measure_blocks", plan),
         "codec": part("codecs", "measure_codecs", plan),
         "across": part("across", "measure_across", plan, inputs),

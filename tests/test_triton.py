@@ -56,7 +56,7 @@ if not INTERPRETED:  # too long for the interpreter
 def _small_tiles(monkeypatch):
     """Let small images cross chunks, and few channels tiles; and give uninitialised memory as NaN."""
     monkeypatch.setattr(launch, "_FORWARD_CHUNKS", (4, 4))
-    monkeypatch.setattr(launch, "_BACKWARD_CHUNK", 4)
+    monkeypatch.setattr(launch, "_BACKWARD_CHUNKS", (4, 4))
     monkeypatch.setattr(launch, "_SCRATCH", 1)
     if INTERPRETED:
         monkeypatch.setattr(launch, "_FORWARD_TILE", 128)
@@ -186,41 +186,83 @@ def test_a_lost_carry_is_noticed(monkeypatch, reverse):
 
 
 @pytest.mark.parametrize(
-    ("length", "tiles", "chunk"), [(1, 1, 32), (1536, 28, 32), (24576, 8, 64), (98304, 8, 256), (1 << 24, 8, 256)]
+    ("length", "tiles", "forward", "backward"),
+    [
+        (1, 1, 32, 32),
+        (1536, 16, 32, 32),
+        (3072, 16, 32, 64),
+        (6144, 16, 48, 128),
+        (24576, 16, 192, 128),
+        (98304, 8, 384, 128),
+        (1 << 24, 8, 512, 128),
+    ],
 )
-def test_chunk_length_depends_on_the_shape_only(monkeypatch, length, tiles, chunk):
-    monkeypatch.setattr(launch, "_FORWARD_CHUNKS", (32, 256))
-    assert launch._forward_chunk(length, tiles) == chunk
+def test_chunk_length_depends_on_the_shape_only(monkeypatch, length, tiles, forward, backward):
+    monkeypatch.undo()
+    assert launch._forward_chunk(length, tiles) == forward
+    assert launch._backward_chunk(length, tiles) == backward
+
+
+def test_a_kernel_is_looked_up_once_for_arguments_of_the_same_kind(monkeypatch):
+    """Anew for other constants, registers and devices, and for integers that need 64 bits."""
+    looked_up, launched = [], []
+
+    class Kernel:
+        arg_names = ("x", "length", "SHAPE", "ADD")
+
+        def __getitem__(self, grid):
+            def slow(*args, **kwargs):
+                looked_up.append(
+                    (grid, args[1], kwargs["SHAPE"], kwargs["ADD"], kwargs["maxnreg"], kwargs["num_warps"])
+                )
+                return Compiled()
+
+            return slow
+
+    class Compiled:
+        def __getitem__(self, grid):
+            return lambda *args: launched.append((grid, *args[1:]))
+
+    monkeypatch.setattr(launch, "_compiled", {})
+    kernel, x = Kernel(), torch.zeros(4)
+    for grid, length, add, registers in [(5, 7, True, 128), (6, 8, True, 128), (5, 7, False, 128), (5, 7, True, 255)]:
+        launch._launch(kernel, grid, (x, length), ((3, 2), add), registers)
+    launch._launch(kernel, 5, (x, 1 << 31), ((3, 2), True), 128)
+    launch._launch(kernel, 5, (x.to("meta"), 7), ((3, 2), True), 128, warps=4)
+    first = ((5,), 7, (3, 2), True, 128, 1)
+    wide = ((5,), 1 << 31, (3, 2), True, 128, 1)
+    assert looked_up == [first, (*first[:3], False, 128, 1), (*first[:4], 255, 1), wide, (*first[:5], 4)]
+    assert launched == [((6, 1, 1), 8, (3, 2), True)]
 
 
 @pytest.mark.skipif(INTERPRETED, reason="runs outside the interpreter")
-@pytest.mark.parametrize("kernel", ["chunks", "chunks adjoint", "carry", "forward", "backward"])
+@pytest.mark.parametrize("kernel", ["chunks", "carry", "forward", "sum", "adjoint", "backward"])
 def test_kernels_compile_for_hopper(kernel):
     """For sm_90, down to the binary; this needs no GPU."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from ssmctx.scan.triton import kernels
+    from ssmctx.scan.triton import backward_kernels, kernels
 
-    def constants(elements, lanes, **others):
-        return {"TILE": launch._tile_for(16, 192, elements, lanes), "GROUP": 4, "SOFTPLUS": True, **others}
-
+    shape, steps = {"SHAPE": (192, 16, 4)}, {"GROUP": 4, "STAGES": 3}
+    forward = {**shape, **steps, "TILE": launch._forward_tile(16, 192), "RAGGED": True, "FAR": False, "SOFTPLUS": True}
+    backward = {**shape, "TILE": launch._backward_tile(16, 192), "SOFTPLUS": True}
     function, registers, constexprs = {
-        "chunks": (kernels.chunks_kernel, 128, constants(1024, 32, ADJOINT=False)),
-        "chunks adjoint": (kernels.chunks_kernel, 128, constants(512, 32, ADJOINT=True)),
-        "carry": (kernels.carry_kernel, 128, {"BLOCK": 32, "GROUP": 8, "REVERSE": True}),
-        "forward": (kernels.forward_kernel, 128, constants(1024, 32, ADD=True)),
-        "backward": (kernels.backward_kernel, 168, constants(512, 8, ADD=True)),
+        "chunks": (kernels.chunks_kernel, 128, forward),
+        "carry": (kernels.carry_kernel, 128, {**shape, "BLOCK": 32, "GROUP": 8, "STAGES": 3, "REVERSE": True}),
+        "forward": (kernels.forward_kernel, 128, {**forward, "ADD": True}),
+        "sum": (kernels.sum_kernel, 128, {"K": 4, "BLOCK": 1024}),
+        "adjoint": (backward_kernels.adjoint_kernel, 168, backward),
+        "backward": (backward_kernels.backward_kernel, 255, {**backward, "LOGS": (2, 3), "ADD": True}),
     }[kernel]
-    constexprs["SHAPE"] = (192, 16, 4)
-    integers = {"H", "W", "chunk", "chunks", "k", "codes", "item", "count"}
+    integers = {"H", "W", "chunk", "chunks", "k", "codes", "item", "count", "pixels", "size", "work"}
     signature = {name: "i32" if name in integers else "*fp32" for name in function.arg_names}
     signature |= dict.fromkeys(constexprs, "constexpr")
     compiled = triton.compile(
         ASTSource(function, signature, constexprs),
         target=GPUTarget("cuda", 90, 32),
-        options=launch._options(registers),
+        options=launch._options(registers, 1),
     )
     assert compiled.asm["cubin"]
 

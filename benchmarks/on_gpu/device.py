@@ -59,14 +59,11 @@ def compile_kernels(plan: Plan, save: Save, clock: Clock) -> None:
     if find_spec("triton") is None:  # whether there is a GPU cannot be asked before these processes are forked
         save("skipped", "triton is not installed")
         return
-    from on_gpu.compared import compilations  # with the kernels, once for all processes
-
     began = time.monotonic()
     changes = [changed for tries in CANDIDATES.values() for changed in tries[: plan.tries]]
     jobs: list[tuple[int, Change]] = [(channels, {}) for channels in plan.channels]
     jobs += [(channels, changed) for channels in sorted({size[0] for size in plan.knobs}) for changed in changes]
     runs: list[partial[object]] = [partial(_launch, plan, channels, changed) for channels, changed in jobs]
-    runs += compilations(plan)
     codes = in_processes(runs, workers(), clock)
     save("failed", [f"{runs[i].args[1:]}: exit code {code}" for i, code in codes.items() if code])
     save("kernels_of", len(runs))

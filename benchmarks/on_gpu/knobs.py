@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -22,17 +21,17 @@ Change = dict[str, object]
 
 CANDIDATES: dict[str, tuple[Change, ...]] = {
     "forward": (
-        {"_FORWARD_REGISTERS": 168},
+        {"_STAGES": 4},
+        {"_GROUP": 2, "_STAGES": 4},
+        {"_FORWARD_PROGRAMS": 4096},
         {"_FORWARD_TILE": 512},
-        {"_FORWARD_TILE": 2048, "_FORWARD_REGISTERS": 255},
-        {"_GROUP": 2},
     ),
     "backward": (
-        {"_BACKWARD_REGISTERS": 200},
-        {"_BACKWARD_REGISTERS": 255},
+        {"_BACKWARD_CHUNKS": (64, 64)},
+        {"_BACKWARD_CHUNKS": (128, 256)},
+        {"_BACKWARD_PROGRAMS": 1056},
+        {"_ADJOINT_REGISTERS": 255},
         {"_BACKWARD_TILE": 256},
-        {"_BACKWARD_TILE": 256, "_BACKWARD_REGISTERS": 128},
-        {"_GROUP": 2},
     ),
 }
 
@@ -41,16 +40,16 @@ _BOUND = 1e-4
 
 
 @contextmanager
-def constants(changed: Change, module: ModuleType = launch) -> Iterator[None]:
+def constants(changed: Change) -> Iterator[None]:
     """Launch kernels with other constants inside a `with` block."""
-    before = {name: getattr(module, name) for name in changed}
+    before = {name: getattr(launch, name) for name in changed}
     try:
         for name, value in changed.items():
-            setattr(module, name, value)
+            setattr(launch, name, value)
         yield
     finally:
         for name, value in before.items():
-            setattr(module, name, value)
+            setattr(launch, name, value)
 
 
 def search(plan: Plan, save: Save, clock: Clock) -> None:

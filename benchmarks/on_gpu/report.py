@@ -90,21 +90,6 @@ def constants(results: Results) -> str:
     return table(["direction and size", "ms", "fastest ms", "to set"], rows)
 
 
-def candidates(results: Results) -> str:
-    """Other kernels beside those that stand."""
-    rows = [
-        [f"{name}, {run}", f"{1e3 * seconds:.3f}", f"{seconds / result['seconds']['as it stands']:.2f}"]
-        for name, result in _timed(results)
-        for run, seconds in result["seconds"].items()
-    ]
-    refused = [
-        f"\nNot timed: {name}, {run}: {reason}.\n"
-        for name, result in _timed(results)
-        for run, reason in result["not_timed_of"].items()
-    ]
-    return table(["direction and size", "ms", "of the time"], rows) + "".join(refused)
-
-
 def blocks(results: Results) -> str:
     """SS2D and the VSS block."""
     rows = [
@@ -182,7 +167,6 @@ RENDERED: dict[str, Callable[[Results], str]] = {
     "walk": walk,
     "scan": scans,
     "constants": constants,
-    "candidates": candidates,
     "blocks": blocks,
     "codec": codecs,
     "across": across,

@@ -1,27 +1,25 @@
-"""Backward of the scan by groups of four steps, loaded once and a group ahead, summed without shuffles.
+"""Triton kernels of the scan's gradients: groups of four steps, loaded once and a group ahead, summed without shuffles.
 
-Beside those of `ssmctx.scan.triton.kernels`: 37 machine instructions for a state and step in place of 54, counted in
-code for sm_90.
+`ssmctx.scan.triton.launch` says how they work together. Importing this needs triton.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import triton
 import triton.language as tl
 
-from ssmctx.scan.triton.kernels import _LN2, _LOG2E, _inputs, _softplus, _softplus_slope
+from ssmctx.scan.triton.kernels import _LOG2E, _inputs, _kernel, _place, _softplus
 
-_kernel: Any = triton.jit(do_not_specialize=["H", "W", "chunk", "chunks", "k", "codes", "count", "item", "work"])
+__all__ = ["adjoint_kernel", "backward_kernel"]
+
+_LN2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
-def _place(work, chunks, count, SHAPE: tl.constexpr, TILE: tl.constexpr):
-    """Channel tile, direction, chunk and image that make up this piece of work."""
-    tiles: tl.constexpr = (SHAPE[0] + TILE[1] * TILE[3] - 1) // (TILE[1] * TILE[3])
-    rest = work // tiles
-    return work % tiles, rest % count, rest // count % chunks, rest // count // chunks
+def _softplus_slope(dt):
+    # softplus' derivative where its value is dt: 1 - exp(-dt), as a series where that would cancel
+    series = 1 - dt * (1 / 3) * (1 - dt * (1 / 4) * (1 - dt * (1 / 5) * (1 - dt * (1 / 6))))
+    return tl.where(dt < 0.25, dt * (1 - dt * (1 / 2) * series), 1 - tl.exp2(dt * -_LOG2E))
 
 
 @triton.jit
@@ -96,7 +94,7 @@ def adjoint_kernel(
     NT: tl.constexpr = TILE[0] * TILE[2]
     C_OK: tl.constexpr = d % CT == 0
     N_OK: tl.constexpr = N == NT
-    pid, direction, at, item = _place(tl.program_id(0), chunks, count, SHAPE, TILE)
+    pid, direction, at, item = _place(tl.program_id(0), chunks, count, d, CT)
     code = (codes >> (2 * direction)) & 3
     k += direction
     L = H * W
@@ -142,8 +140,7 @@ def adjoint_kernel(
 @_kernel
 def backward_kernel(
     dv, u, dt, A, B, C, D, h, r, du, ddt_raw, parts, dD, dbias, kept, H, W, chunk, chunks, k, codes, item, count, work,
-    SHAPE: tl.constexpr, TILE: tl.constexpr, LOGS: tl.constexpr, KEEP: tl.constexpr, SOFTPLUS: tl.constexpr,
-    ADD: tl.constexpr,
+    SHAPE: tl.constexpr, TILE: tl.constexpr, LOGS: tl.constexpr, SOFTPLUS: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
     """Gradients of each chunk of direction k, from the state before it (h) and the gradient after it (r).
 
@@ -152,7 +149,6 @@ def backward_kernel(
     ddt_raw takes the place of dt, being the same memory, and the chunk's part of dA that of h. dB and dC are a
     channel tile's parts, of count images from `item` on. kept is a program's room for the state before each group, few
     and used again, so that it stays in the L2 cache.
-    KEEP: keep decays from the replay instead of computing them again.
     """
     d: tl.constexpr = SHAPE[0]
     N: tl.constexpr = SHAPE[1]
@@ -165,7 +161,7 @@ def backward_kernel(
     programs = tl.num_programs(0)
     for turn in range(0, (work - tl.program_id(0) + programs - 1) // programs):
         job = tl.program_id(0) + turn * programs
-        pid, _direction, at, which = _place(job, chunks, 1, SHAPE, TILE)
+        pid, _direction, at, which = _place(job, chunks, 1, d, CT)
         L = H * W
         pixel = (item + which).to(tl.int64) * L
         row = ((item + which).to(tl.int64) * SHAPE[2] + k) * chunks + at
@@ -210,12 +206,10 @@ def backward_kernel(
             q, c_ok, n_ok, u_g, dt_g, B_g, C_g, v_g = following
             xs, dts, vs, Bs = _rows(dt_g * u_g), _rows(dt_g), _rows(v_g), _rows(B_g)
             before = ()
-            decays = ()
             dCs = ()
             for t in tl.static_range(4):
                 a = tl.exp2(dts[t][:, None] * A2)
                 before = before + (h_l,)
-                decays = decays + ((a if KEEP else A2),)
                 h_l = a * h_l + xs[t][:, None] * Bs[t][None, :]
                 dCs = dCs + (tl.sum(tl.reshape(h_l * vs[t][:, None], (TILE[3], TILE[1], NT)), 1),)
             dC_g = _sum_channels(dCs[0], dCs[1], dCs[2], dCs[3], LOGS[1])
@@ -229,7 +223,7 @@ def backward_kernel(
             for t in tl.static_range(3, -1, -1):
                 dt_l = dts[t][:, None]
                 g = r_l + Cs[t][None, :] * vs[t][:, None]
-                r_l = (decays[t] if KEEP else tl.exp2(tl.fma(dt_l, A2, 0.0))) * g
+                r_l = tl.exp2(tl.fma(dt_l, A2, 0.0)) * g  # as a product, decays would be kept in registers from above
                 exponent = r_l * before[t]
                 dA += exponent * dt_l
                 dxs = (tl.sum(tl.reshape(g * Bs[t][None, :], (CT, TILE[0], TILE[2])), 1),) + dxs
