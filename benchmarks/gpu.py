@@ -3,10 +3,10 @@
     python benchmarks/gpu.py --minutes 8 --out runs/gpu --images kodak/ --data photographs/
     python benchmarks/gpu.py --out runs/dry --dry-run         # tiny sizes on the CPU, Triton's interpreter
 
-The parts, the most important first: the Triton kernels' tests on the device; all registered components on it; the scan
-with its cross-scan and merge beside mamba_ssm and the torch backend; constants of the launches, and which to set; SS2D,
-the VSS block and deconvolutions; the codec from bytes to pixels and back; files that cross devices; a training step; a
-training of what time is left.
+The parts, the most important first, once the kernels are compiled: the tests that need a device; all registered
+components on it; the scan with its cross-scan and merge beside mamba_ssm and the torch backend; constants of the
+launches, and which to set; SS2D, the VSS block and deconvolutions; the codec from bytes to pixels and back; files that
+cross devices; a training step; a training of what time is left.
 Each runs in a process of its own, with a share of the time. What it finds is written at once, to gpu.json and, as the
 tables of the docs, to gpu.md; a part that fails or runs out of time says so there and is passed over.
 """
@@ -26,13 +26,13 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGAN = time.monotonic()
 SHARES = {
     "device": 5,
+    "compilation": 50,
     "tests": 60,
     "walk": 65,
-    "compilation": 50,
     "scan": 35,
     "constants": 10,
     "blocks": 15,
-    "codec": 40,
+    "codec": 60,
     "across": 45,
     "training step": 45,
     "training": 60,
@@ -70,9 +70,9 @@ def parts_of(plan: Any, inputs: Any) -> dict[str, Callable[[Any, Any], None]]:
 
     return {
         "device": part("device", "describe", plan),
+        "compilation": part("device", "compile_kernels", plan),
         "tests": part("device", "run_tests", plan),
         "walk": part("walk", "walk", plan),
-        "compilation": part("device", "compile_kernels", plan),
         "scan": part("scans", "measure_scans", plan),
         "constants": part("knobs", "search", plan),
         "blocks": part("blocks", "measure_blocks", plan),

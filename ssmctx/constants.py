@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["constant"]
+__all__ = ["constant", "holding"]
 
 _MOST_BYTES = 32 << 20
 _LEAST_BYTES = 1 << 10  # of each, so that their number is bounded too
@@ -17,6 +19,7 @@ _LEAST_BYTES = 1 << 10  # of each, so that their number is bounded too
 _lock = threading.Lock()
 _kept: OrderedDict[Hashable, tuple[Tensor, int]] = OrderedDict()  # here, so that no module, copy or pickle holds them
 _bytes = 0
+_held: ContextVar[list[Tensor] | None] = ContextVar("constants that are held", default=None)
 
 
 def constant(make: Callable[..., Tensor], *arguments: Hashable, device: torch.device | str | None = None) -> Tensor:
@@ -47,10 +50,37 @@ def constant(make: Callable[..., Tensor], *arguments: Hashable, device: torch.de
         tensor, version = _kept.get(key, (None, 0))
         if tensor is not None and tensor._version == version:
             _kept.move_to_end(key)
-            return tensor
+            return _hold(tensor)
     with torch.inference_mode(False):  # a later caller may need gradients
         tensor = make(*arguments, "cpu").to(device)
     _keep(key, tensor)
+    return _hold(tensor)
+
+
+@contextmanager
+def holding() -> Iterator[list[Tensor]]:
+    """Collect what `constant` gives inside a `with` block: memory that is read later on is kept with the list.
+
+    Examples:
+        >>> import torch
+        >>> from ssmctx.constants import constant, holding
+        >>> with holding() as held:
+        ...     zeros = constant(torch.zeros, 3)
+        >>> held[0] is zeros
+        True
+    """
+    held: list[Tensor] = []
+    token = _held.set(held)
+    try:
+        yield held
+    finally:
+        _held.reset(token)
+
+
+def _hold(tensor: Tensor) -> Tensor:
+    held = _held.get()
+    if held is not None:
+        held.append(tensor)
     return tensor
 
 

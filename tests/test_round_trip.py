@@ -34,7 +34,7 @@ def test_any_size_and_batch_round_trips(height, width, batch, seed):
 
 def test_the_law_catches_a_decoder_of_another_parity(monkeypatch):
     """Planted fault: the decoder codes non-anchors first."""
-    steps = model_module.coding_steps
+    steps = model_module.walked
 
     def swapped(context_model, side, gain):
         other = copy.deepcopy(context_model)
@@ -46,7 +46,7 @@ def test_the_law_catches_a_decoder_of_another_parity(monkeypatch):
 
     def faulty(*arguments):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(model_module, "coding_steps", swapped)
+            patch.setattr(model_module, "walked", swapped)
             return decode(*arguments)
 
     monkeypatch.setattr(model, "_decode", faulty)

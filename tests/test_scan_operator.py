@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmctx import VSSBlock
 from ssmctx.errors import ArgumentError, BackendUnavailableError, NonFiniteError, ShapeError
-from ssmctx.scan import DIRECTIONS, chunked, cross_selective_scan, mamba_ssm, selective_scan, sequence
+from ssmctx.scan import DIRECTIONS, chunked, cross_selective_scan, mamba_ssm, operator, selective_scan, sequence
 from ssmctx.scan.cpu import launch
 from ssmctx.scan.cpu import threads as share
 from ssmctx.scan.inputs import ScanInputs
@@ -203,6 +203,19 @@ def test_second_derivatives_with_the_torch_backend():
         second = torch.autograd.grad(sum(g.square().sum() for g in first), list(leaves.values()))
         products.append(dict(zip(leaves, second, strict=True)))
     assert_close(*products, 1e-10)
+
+
+@pytest.mark.parametrize(("parts", "made"), [(1, []), (4, [4, 4, 4]), (5, []), (32, [8, 8, 8])])
+def test_the_gradient_of_low_rank_weights_is_the_same_in_parts(monkeypatch, parts, made):
+    """Of 2 x 3 x 4 positions, which parts must divide, where they are many."""
+    steps, low_rank = (torch.randn(2, 3, 4, 3, n).double() for n in (5, 2))
+    expected = torch.einsum("bhwkd,bhwkr->kdr", steps, low_rank)
+    assert torch.equal(operator._gradient_of_weight(steps, low_rank, parts), expected)  # 24 are few
+    products, bmm = [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda a, b: products.append(len(a)) or bmm(a, b))
+    monkeypatch.setattr(operator, "_LARGE", 24)
+    torch.testing.assert_close(operator._gradient_of_weight(steps, low_rank, parts), expected)
+    assert products == made
 
 
 def test_what_has_no_second_derivatives_says_so():

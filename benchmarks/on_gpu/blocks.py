@@ -14,6 +14,7 @@ from on_gpu.plan import Deconvolution, Plan, Size
 from on_gpu.timing import event_seconds
 from ssmctx import VSSBlock
 from ssmctx.entropy import coding_numerics
+from ssmctx.layers.deconvolution import Deconv2d
 
 
 def measure_blocks(plan: Plan, save: Save, clock: Clock) -> None:
@@ -29,11 +30,12 @@ def _named(size: Deconvolution) -> str:
 
 
 def measure_deconvolution(plan: Plan, size: Deconvolution) -> dict[str, Any]:
-    """Seconds and peak memory of ConvTranspose2d as coding runs it and as training does, and of its four phases as one
-    convolution, whose channels a pixel shuffle spreads."""
+    """Seconds and peak memory of torch's and the library's, as coding runs them and as training does, and of the four
+    phases as one convolution, whose channels a pixel shuffle spreads."""
     inputs, outputs, kernel, height, width = size
     layers = {
         "ConvTranspose2d": nn.ConvTranspose2d(inputs, outputs, kernel, 2, kernel // 2, 1),
+        "Deconv2d": Deconv2d(inputs, outputs, kernel, 2, kernel // 2, 1),
         "a convolution of phases": nn.Sequential(
             nn.ZeroPad2d((kernel // 4, 1, kernel // 4, 1)),
             nn.Conv2d(inputs, 4 * outputs, kernel // 2 + 1),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from codec import image, measure, realistic
@@ -9,14 +12,25 @@ from codec import image, measure, realistic
 from on_gpu.launches import launches
 from on_gpu.parts import Clock, Save, each
 from on_gpu.plan import Plan
+from ssmctx.entropy import cuda_graphs
 
+GRAPHS = ", CUDA graphs"
 _ROUNDS = 3
+
+Graphs = Callable[[], AbstractContextManager[None]]
 
 
 def measure_codecs(plan: Plan, save: Save, clock: Clock) -> None:
-    """The paper's layout at all sizes; then the launches of the smallest image."""
-    each(((f"{w}x{h}", lambda size=(w, h): measured(plan, size)) for w, h in plan.images), save, clock)
-    each([("launches", lambda: counted(plan, min(plan.images)))], save, clock)
+    """The paper's layout at all sizes, as it is and with CUDA graphs; then the launches of the smallest image."""
+    for name, graphs in (("", nullcontext), (GRAPHS, cuda_graphs)):
+
+        def within(run: Callable[..., Any], size: tuple[int, int], graphs: Graphs = graphs) -> dict[str, Any]:
+            with graphs():
+                result: dict[str, Any] = run(plan, size)
+                return result
+
+        items = [(f"{w}x{h}{name}", partial(within, measured, (w, h))) for w, h in plan.images]
+        each([*items, (f"launches{name}", partial(within, counted, min(plan.images)))], save, clock)
 
 
 def measured(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:
@@ -28,8 +42,9 @@ def counted(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:
     """Operators, kernels and waits of encoding and decoding."""
     pixels = image(*size, None)
     model = realistic("paper", plan.preset, pixels, plan.device)
-    data = model.encode(pixels)
-    model.decode(data)
+    for _ in range(2):  # the second time CUDA graphs are recorded
+        data = model.encode(pixels)
+        model.decode(data)
     return {
         "encode": launches(lambda: model.encode(pixels), plan.device),
         "decode": launches(lambda: model.decode(data), plan.device),

@@ -55,17 +55,21 @@ def run_tests(plan: Plan, save: Save, clock: Clock) -> None:
 
 
 def compile_kernels(plan: Plan, save: Save, clock: Clock) -> None:
-    """All kernels that the later parts launch, each size in a process of its own, into Triton's cache on disk."""
+    """All kernels that the later parts launch, each size in a process of its own, into caches on disk."""
     if find_spec("triton") is None:  # whether there is a GPU cannot be asked before these processes are forked
         save("skipped", "triton is not installed")
         return
+    from on_gpu.walk import host_kernels
+
     began = time.monotonic()
     changes = [changed for tries in CANDIDATES.values() for changed in tries[: plan.tries]]
     jobs: list[tuple[int, Change]] = [(channels, {}) for channels in plan.channels]
     jobs += [(channels, changed) for channels in sorted({size[0] for size in plan.knobs}) for changed in changes]
-    runs: list[partial[object]] = [partial(_launch, plan, channels, changed) for channels, changed in jobs]
+    runs: list[partial[object]] = [partial(host_kernels), *(partial(_launch, plan, *job) for job in jobs)]
     codes = in_processes(runs, workers(), clock)
-    save("failed", [f"{runs[i].args[1:]}: exit code {code}" for i, code in codes.items() if code])
+    save(
+        "failed", [f"{runs[i].func.__name__}{runs[i].args[1:]}: exit code {code}" for i, code in codes.items() if code]
+    )
     save("kernels_of", len(runs))
     save("seconds", round(time.monotonic() - began, 1))
 

@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from ssmctx.stages import observe
 
 _STAGE = "stage: "
-_LAUNCHES = ("cudaLaunch", "cuLaunch")
+_LAUNCHES = ("cudaLaunch", "cuLaunch", "cudaGraphLaunch")
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 _BUSIEST, _NAME = 25, 100  # so many kernels are named, with so many characters
 _READS = ("aten::_local_scalar_dense", "aten::nonzero")

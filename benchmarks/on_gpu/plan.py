@@ -60,6 +60,8 @@ ON_GPU = Plan(
     tests=(
         "tests/test_triton.py",
         "tests/test_scale_network.py",
+        "tests/test_deconvolution.py",
+        "tests/test_graphs.py",
         "-k",
         "(triton and not interpreter and not hopper) or cuda",
     ),

@@ -102,7 +102,7 @@ def blocks(results: Results) -> str:
 
 def codecs(results: Results) -> str:
     """The codec, from pixels to bytes and back."""
-    rows, counts = [], results.get("launches", {})
+    rows, asked = [], []
     for size, result in _timed(results):
         for direction in ("encode", "decode"):
             if direction in result and "parts" in result[direction]:
@@ -114,7 +114,10 @@ def codecs(results: Results) -> str:
                 rows.append([f"{size}, {direction}", f"{1e3 * figures['seconds']:.1f}", peak, *cells])
     text = table(["", "ms", "peak GB", "g_a, g_s", "h_a, h_s", "steps", "coder, guard"], rows) if rows else ""
     kinds = ("operators", "kernels", "busy_us", "launches", "waits", "reads")
-    asked = [[d, *(counts[d].get(kind, 0) for kind in kinds)] for d in ("encode", "decode") if d in counts]
+    for name, counts in results.items():
+        if name.startswith("launches"):
+            more = name.removeprefix("launches")
+            asked += [[d + more, *(counts[d].get(k, 0) for k in kinds)] for d in ("encode", "decode") if d in counts]
     head = ["asked of the device", *(kind.replace("_us", ", us") for kind in kinds)]
     return text + ("\n" + table(head, asked) if asked else "")
 

@@ -46,6 +46,11 @@ def _jobs(plan: Plan) -> dict[str, Callable[[], None]]:
     return dict(list(found.items())[: plan.components])
 
 
+def host_kernels() -> None:
+    """A step of training and a file on the CPU: what numba compiles for them is then on disk."""
+    _entropy_model("cpu")
+
+
 def _latents(device: str) -> torch.Tensor:
     return Latent(M, 6, 9, batch=2).tensor().to(device)
 

@@ -83,28 +83,27 @@ _known: WeakKeyDictionary[nn.Module, _Known] = WeakKeyDictionary()
 def _sums(tensors: Sequence[Tensor]) -> list[int]:
     """Numbers that change with the content: on the CPU a CRC of each tensor, several times faster than a hash.
 
-    On other devices one number for all tensors of a device, in a few kernels however many they are.
+    On other devices one number for all tensors of a type and device, in a few kernels however many they are.
     """
-    elsewhere: dict[torch.device, list[Tensor]] = {}
+    elsewhere: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     on_host = []
     for tensor in tensors:
-        bits = tensor.reshape(-1).view(torch.uint8)
-        if bits.device.type == "cpu":
-            on_host.append(zlib.crc32(bits.numpy().data))
+        if tensor.device.type == "cpu":
+            on_host.append(zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data))
         else:
-            elsewhere.setdefault(bits.device, []).append(bits)
-    return on_host + [int(weighted_sum(bits)) for bits in elsewhere.values()]
+            elsewhere.setdefault((tensor.device, tensor.dtype), []).append(tensor.reshape(-1))
+    return on_host + [int(weighted_sum(of_a_type)) for of_a_type in elsewhere.values()]
 
 
-def weighted_sum(bits: Sequence[Tensor]) -> Tensor:
+def weighted_sum(tensors: Sequence[Tensor]) -> Tensor:
     """The sum of rows of 4096 bytes, each times an odd number of its own, modulo 2^64.
 
     A change that only puts words in another order within a row is not noticed.
 
     Args:
-        bits: 1-D tensors of uint8 on one device.
+        tensors: 1-D tensors of one type on one device.
     """
-    joined = torch.cat(list(bits))
+    joined = torch.cat(list(tensors)).view(torch.uint8)
     words = F.pad(joined, (0, -len(joined) % _ROW)).view(torch.int32)
     rows = words.view(-1, _ROW // 4).sum(1, dtype=torch.int64)
     return (rows * torch.arange(1, 2 * len(rows), 2, device=rows.device)).sum()

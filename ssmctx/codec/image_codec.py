@@ -17,6 +17,7 @@ from ssmctx.codec.tables import aux_loss, update_tables
 from ssmctx.entropy.arguments import is_size
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import Quality
+from ssmctx.entropy.graphs import called
 from ssmctx.entropy.hyperprior import Rounding
 from ssmctx.entropy.numerics import coding_numerics
 from ssmctx.errors import ArgumentError, ShapeError
@@ -25,6 +26,8 @@ from ssmctx.layers.transforms import pad_image
 from ssmctx.stages import stage
 
 __all__ = ["ImageCodec"]
+
+_RECORDED = 1 << 18  # pixels up to which `cuda_graphs` records g_a and g_s, too: more keep a GPU busy as they are
 
 
 class ImageCodec(nn.Module):
@@ -204,7 +207,7 @@ class ImageCodec(nn.Module):
             x_hat (batch, 3, H, W) in [0, 1].
         """
         with coding_numerics(self), stage("g_s"):
-            x_hat = self.g_s(y_hat)
+            x_hat = called(self.g_s, y_hat, size[0] * size[1] <= _RECORDED)
         return self._cropped(x_hat, size).clamp(0, 1)
 
     def update(self, force: bool = False, update_quantiles: bool = False) -> bool:
@@ -252,7 +255,8 @@ class ImageCodec(nn.Module):
                 not above 0; see `MambaICEntropyModel.compress` for more.
             NotUpdatedError: `update()` was not called.
         """
-        return code_image(self, image, quality, effort, lmbda, progress)[0].to_bytes()
+        with coding_numerics(self):
+            return code_image(self, image, quality, effort, lmbda, progress)[0].to_bytes()
 
     def encode_with_latent(
         self,
@@ -274,8 +278,9 @@ class ImageCodec(nn.Module):
         Returns:
             The content of the file, and y_hat (1, M, h, w).
         """
-        coded, y_hat = code_image(self, image, quality, effort, lmbda, progress)
-        return coded.to_bytes(), decoded_latent(self, coded) if y_hat is None else y_hat
+        with coding_numerics(self):
+            coded, y_hat = code_image(self, image, quality, effort, lmbda, progress)
+            return coded.to_bytes(), decoded_latent(self, coded) if y_hat is None else y_hat
 
     def image_of(self, y_hat: Tensor, size: tuple[int, int]) -> Tensor:
         """The image of one latent, as `decode` gives it.
@@ -307,8 +312,9 @@ class ImageCodec(nn.Module):
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise ArgumentError(f"decode takes the content of a file as bytes, got {type(data).__name__}")
         coded = CodedImage.from_bytes(bytes(data))
-        self.check_file(coded)
-        return self.image_of(decoded_latent(self, coded), (coded.height, coded.width))
+        with coding_numerics(self):
+            self.check_file(coded)
+            return self.image_of(decoded_latent(self, coded), (coded.height, coded.width))
 
     def check_file(self, coded: CodedImage) -> None:
         """Raise ModelMismatchError unless this codec decodes a file.
@@ -331,8 +337,8 @@ class ImageCodec(nn.Module):
             y (batch, M, h, w).
         """
         with coding_numerics(self), stage("g_a"):
-            y: Tensor = self.g_a(self._padded(x))
-        return y
+            x = self._padded(x)
+            return called(self.g_a, x, x[0, 0].numel() <= _RECORDED)
 
     def _padded(self, x: Tensor) -> Tensor:
         check_image(type(self).__name__, x, 3)

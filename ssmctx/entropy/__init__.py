@@ -3,6 +3,7 @@
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.coders import Coder, StreamDecoder, StreamEncoder
 from ssmctx.entropy.factorized_prior import FactorizedPrior
+from ssmctx.entropy.graphs import cuda_graphs
 from ssmctx.entropy.guard import guard_scales, guarded_rows
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.model import MambaICEntropyModel
@@ -24,6 +25,7 @@ __all__ = [
     "StreamEncoder",
     "coding_numerics",
     "coding_steps",
+    "cuda_graphs",
     "drive",
     "guard_scales",
     "guarded_rows",

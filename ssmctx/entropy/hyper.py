@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ssmctx.layers.deconvolution import Deconv2d
 from ssmctx.layers.foundation import foundation_block
 
 __all__ = ["HyperSynthesis", "hyper_analysis"]
@@ -84,9 +85,9 @@ class HyperSynthesis(nn.Module):
 
         def stack() -> nn.Sequential:
             return nn.Sequential(
-                nn.ConvTranspose2d(hyper_channels, width, 3, stride=2, padding=1, output_padding=1),
+                Deconv2d(hyper_channels, width, 3, stride=2, padding=1, output_padding=1),
                 *(foundation_block(block, width, d_state) for _ in range(depth)),
-                nn.ConvTranspose2d(width, M, 3, stride=2, padding=1, output_padding=1),
+                Deconv2d(width, M, 3, stride=2, padding=1, output_padding=1),
             )
 
         self.means = stack()

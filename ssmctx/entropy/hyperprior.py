@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ssmctx.entropy.bitstream.checksums import checksum
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.factorized_prior import FactorizedPrior
+from ssmctx.entropy.graphs import called
 from ssmctx.entropy.streams import to_symbols
 from ssmctx.errors import ArgumentError, ShapeError
 from ssmctx.stages import stage
@@ -153,13 +154,13 @@ class Hyperprior(nn.Module):
 
     def _analyse(self, y: Tensor, gain: Tensor | None) -> Tensor:
         with stage("h_a"):
-            z: Tensor = self.h_a(_in_rows(y))
+            z = called(self.h_a, _in_rows(y))
         return z if gain is None else z * gain
 
     def _synthesise(self, rounded: Tensor, medians: Tensor, gain: Tensor | None, size: torch.Size) -> Tensor:
         z_hat = rounded + medians
         with stage("h_s"):
-            side: Tensor = self.h_s(_in_rows(z_hat if gain is None else z_hat / gain))
+            side = called(self.h_s, _in_rows(z_hat if gain is None else z_hat / gain))
         if side.dim() != 4 or side.shape[1] != 2 * self.M or side.shape[2] < size[0] or side.shape[3] < size[1]:
             raise ShapeError(
                 f"h_s must give (batch, {2 * self.M}, H, W), H and W at least {tuple(size)}; got {tuple(side.shape)}"

@@ -15,6 +15,7 @@ from ssmctx.entropy.arguments import check_coded, check_zeroing, context_of, sca
 from ssmctx.entropy.bitstream.checksums import Checksums
 from ssmctx.entropy.coders import Coder
 from ssmctx.entropy.gains import Gain, Quality, QualityGains
+from ssmctx.entropy.graphs import walked
 from ssmctx.entropy.guard import DEFAULT_BAND, Guard, check_band
 from ssmctx.entropy.hyper import HyperSynthesis, hyper_analysis
 from ssmctx.entropy.hyperprior import Hyperprior, Rounding, straight_through
@@ -346,7 +347,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
             walk.advance(step, q)
             return q
 
-        y_hat = drive(coding_steps(self.context, coded.side, gain.y), quantised)
+        y_hat = drive(walked(self.context, coded.side, gain.y), quantised)
         stream, checksums, guard = writer.finish(coded.checksum)
         return Sections(stream, coded.stream, checksums, guard), y_hat, coded.size
 
@@ -363,7 +364,7 @@ class MambaICEntropyModel(Lookalike, Hyperprior, of="compressai.latent_codecs:La
         reader = LatentReader(self.coder, tables, grid, sections.y, guard, checksums)
         if self.scale_network is not None:
             reader.read_all(scale_steps(self.scale_network, coded.symbols, gain, size, frozen=True))
-        y_hat = drive(coding_steps(self.context, coded.side, gain.y), reader.read)
+        y_hat = drive(walked(self.context, coded.side, gain.y), reader.read)
         reader.finish()
         return y_hat
 

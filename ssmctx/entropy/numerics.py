@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -39,8 +41,33 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         >>> layer.training
         True
     """
-    # walked once, and not by parameters() and buffers() too: the walk takes a millisecond of a large model
-    parts = list(module.modules())
+    outer = _coding.get()
+    # the walk takes a millisecond of a large model
+    parts, devices = outer if outer is not None and module in outer.parts else _walked(module)
+    with full_precision(), all_in_evaluation_mode(parts), ExitStack() as stack:
+        for device in devices:
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        before = _coding.set(_Coding(parts, devices))
+        try:
+            yield
+        finally:
+            _coding.reset(before)
+
+
+class _Coding(NamedTuple):
+    """Modules that code, and the kinds of device that they are on."""
+
+    parts: dict[nn.Module, None]
+    devices: list[str]
+
+
+_coding: ContextVar[_Coding | None] = ContextVar("what codes", default=None)
+
+
+def _walked(module: nn.Module) -> _Coding:
+    # walked once, and not by parameters() and buffers() too
+    parts = dict.fromkeys(module.modules())
     kept = (w for part in parts for w in (*part._parameters.values(), *part._buffers.values()))
     weights = [w for w in kept if w is not None]
     narrow = next((w.dtype for w in weights if w.is_floating_point() and w.dtype.itemsize < 4), None)
@@ -48,11 +75,7 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         raise ArgumentError(
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
-    with full_precision(), all_in_evaluation_mode(parts), ExitStack() as stack:
-        for device in sorted({"cpu", "cuda"} | {weight.device.type for weight in weights}):
-            if torch.amp.is_autocast_available(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+    return _Coding(parts, sorted({"cpu", "cuda"} | {weight.device.type for weight in weights}))
 
 
 def scan_backend(module: nn.Module) -> str:

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.layers.deconvolution import Deconv2d
+
 __all__ = ["STRIDE", "analysis_transform", "pad_image", "synthesis_transform"]
 
 STRIDE = 16
@@ -81,8 +83,8 @@ def synthesis_transform(width: int, M: int, blocks: Blocks) -> nn.Sequential:
         torch.Size([1, 3, 32, 48])
     """
 
-    def up(inputs: int, outputs: int, kernel: int = 3) -> nn.ConvTranspose2d:
-        return nn.ConvTranspose2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, output_padding=1)
+    def up(inputs: int, outputs: int, kernel: int = 3) -> Deconv2d:
+        return Deconv2d(inputs, outputs, kernel, stride=2, padding=kernel // 2, output_padding=1)
 
     return _ChannelsLast(
         up(M, width),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ _ARGUMENTS = (
 )
 _TENSORS = 8
 _GRADIENTS = _TENSORS + 1  # that of dt_weight last
+_LARGE, _PARTS = 1 << 14, 32  # positions from which on the gradient of dt_weight is summed in so many parts
 
 
 def _backend(arguments: Sequence[Any]) -> Backend:
@@ -124,8 +126,22 @@ def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any, kept: Tensor | Non
     if _goes_low_rank(backend, arguments):
         return found
     du, steps, *others = found
-    of_weight = torch.einsum("bhwkd,bhwkr->kdr", steps, low_rank)
+    of_weight = _gradient_of_weight(steps, low_rank, _PARTS if steps.is_cuda else 1)
     return du, torch.einsum("bhwkd,kdr->bhwkr", steps, dt_weight), *others, of_weight
+
+
+def _gradient_of_weight(steps: Tensor, low_rank: Tensor, parts: int) -> Tensor:
+    """That of dt_weight, (K, d, rank), from those of whole step sizes; large images in parts.
+
+    On a GPU, a long sum for few results is a product of matrices that occupies few of its cores.
+    """
+    positions = steps.shape[:3].numel()
+    parts = math.gcd(parts, positions)
+    if parts == 1 or positions < _LARGE:
+        return torch.einsum("bhwkd,bhwkr->kdr", steps, low_rank)
+    steps, low_rank = (x.reshape(parts, positions // parts, *x.shape[3:]) for x in (steps, low_rank))
+    of_directions = [torch.bmm(steps[:, :, k].mT, low_rank[:, :, k]).sum(0) for k in range(steps.shape[2])]
+    return torch.stack(of_directions)
 
 
 def _backward_of(backend: Backend) -> Callable[..., tuple[Tensor, ...]]:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssmctx.layers.deconvolution import Deconv2d
+
 _FOLD = 4  # pixels, along each side, that become channels
 _FOLDED = 3 * _FOLD**2
 _GREY = 0.5  # of an image's middle, where both paths start
@@ -84,13 +86,13 @@ class FoldedSynthesis(nn.Module):
     def __init__(self, widths: Sequence[int], M: int, blocks: Blocks) -> None:
         super().__init__()
         fine, middle, coarse = widths
-        self.linear = nn.ConvTranspose2d(M, _FOLDED, _FOLD, stride=_FOLD)
+        self.linear = Deconv2d(M, _FOLDED, _FOLD, stride=_FOLD)
         self.layers = nn.Sequential(
             _start(nn.Conv2d(M, coarse, 1), 0.3),
             *blocks(2),
-            _start(nn.ConvTranspose2d(coarse, middle, 2, stride=2)),
+            _start(Deconv2d(coarse, middle, 2, stride=2)),
             *blocks(1),
-            _start(nn.ConvTranspose2d(middle, fine, 2, stride=2)),
+            _start(Deconv2d(middle, fine, 2, stride=2)),
             *blocks(0),
             _start(nn.Conv2d(fine, _FOLDED, 3, padding=1), _SMALL),
         )
