@@ -47,7 +47,7 @@ def run_tests(plan: Plan, save: Save, clock: Clock) -> None:
     except subprocess.TimeoutExpired as late:
         save("output", _tail(late.stdout))
         raise
-    save("output", _tail(done.stdout + done.stderr))
+    save("output", _tail(done.stderr + done.stdout))
     counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
     save("counts", counts)
     if done.returncode != 0:

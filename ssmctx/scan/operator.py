@@ -24,7 +24,7 @@ _ARGUMENTS = (
 )
 _TENSORS = 8
 _GRADIENTS = _TENSORS + 1  # that of dt_weight last
-_LARGE, _PARTS = 1 << 14, 32  # positions from which on the gradient of dt_weight is summed in so many parts
+_LARGE, _PARTS = 1 << 12, 64  # positions from which on the gradient of dt_weight is summed in so many parts
 
 
 def _backend(arguments: Sequence[Any]) -> Backend:
@@ -71,8 +71,19 @@ def _multiplied(arguments: Sequence[Any]) -> ScanInputs:
     """With whole step sizes."""
     u, dt_raw, *tensors, directions, softplus, _, dt_weight = arguments
     if dt_weight is not None:
-        dt_raw = torch.einsum("bhwkr,kdr->bhwkd", dt_raw.contiguous(), dt_weight)
+        if u.is_cuda and not torch.is_grad_enabled():
+            dt_raw = _whole_steps(dt_raw, dt_weight)
+        else:
+            dt_raw = torch.einsum("bhwkr,kdr->bhwkd", dt_raw.contiguous(), dt_weight)
     return _contiguous([u, dt_raw, *tensors], directions, softplus)
+
+
+def _whole_steps(low_rank: Tensor, dt_weight: Tensor) -> Tensor:
+    """(batch, H, W, K, d) as the kernels read it: einsum's result would have to be copied into that order."""
+    steps = low_rank.new_empty(*low_rank.shape[:4], dt_weight.shape[1])
+    by_direction = steps.flatten(0, 2).transpose(0, 1)
+    torch.bmm(low_rank.flatten(0, 2).transpose(0, 1), dt_weight.mT, out=by_direction)
+    return steps
 
 
 def _torch_code(arguments: Sequence[Any]) -> Callable[[ScanInputs], tuple[Tensor, Tensor]] | None:
