@@ -59,6 +59,8 @@ def decoder_fingerprint(codec: Any) -> bytes:
 
 def _unwrapped(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """State by the names that it has without DataParallel and torch.compile around parts: these change no file."""
+    if not any("_orig_mod." in name or "module." in name for name in state):
+        return dict(state)
     names = dict(zip(state, state, strict=True))
     for path, part in reversed(list(module.named_modules())):  # parts before what holds them
         inner = "_orig_mod" if "_orig_mod" in dict(part.named_children()) else "module"

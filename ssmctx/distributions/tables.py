@@ -109,6 +109,10 @@ class CodingTables:
 
     def fingerprint(self) -> bytes:
         """8 bytes that tell these tables from others; how far the rows are padded does not matter."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> bytes:
         used = np.arange(self.cdfs.shape[1]) < self.lengths[:, None]
         digest = hashlib.sha256()
         for array in (self.cdfs[used], self.lengths, self.offsets):
