@@ -31,6 +31,7 @@ from mambaic.codec import PRESETS, MambaIC, Preset
 from mambaic.images.image_files import read_image, to_float
 from mambaic.training.loss import rate_distortion
 from mambaic.training.optimisers import optimisers
+from mambaic.training.recorded import RecordedTransforms
 
 from ssmctx import ImageCodec
 from ssmctx.compat.released import ReleasedMambaIC
@@ -168,12 +169,15 @@ def measure(layout: str, preset: str, pixels: Tensor, rounds: int, device: str) 
 
 
 def step_of_training(
-    layout: str, preset: str, batch: int, crop: int, device: str, bf16: bool = False
+    layout: str, preset: str, batch: int, crop: int, device: str, bf16: bool = False, graphs: bool = False
 ) -> Callable[[], None]:
-    """A step of training in float32, or with bfloat16 products: forward, backward, both optimisers."""
+    """A step of training in float32, or with bfloat16 products: forward, backward, both optimisers; with CUDA graphs of
+    g_a and g_s where they are asked for."""
     model = make(layout, preset).to(device).train()
     net, aux = optimisers(model, "adam", 1e-4, 1e-3)
     x = torch.rand(batch, 3, crop, crop, device=device)
+    if graphs:
+        RecordedTransforms(model, "bf16" if bf16 else "no").fit(x)
 
     def run() -> None:
         net.zero_grad(set_to_none=True)
@@ -190,10 +194,10 @@ def step_of_training(
 
 
 def training_step(
-    layout: str, preset: str, batch: int, crop: int, rounds: int, device: str, bf16: bool = False
+    layout: str, preset: str, batch: int, crop: int, rounds: int, device: str, bf16: bool = False, graphs: bool = False
 ) -> dict[str, object]:
     """Time and memory of a step of training."""
-    run = step_of_training(layout, preset, batch, crop, device, bf16)
+    run = step_of_training(layout, preset, batch, crop, device, bf16, graphs)
     times = seconds({"step": run}, rounds, device)
     with peak_memory(device) as peak:
         run()

@@ -24,6 +24,7 @@ from mambaic.training.ema import moving_average
 from mambaic.training.engine import Engine
 from mambaic.training.loss import Losses
 from mambaic.training.plan import LAMBDAS, TrainingPlan, lambda_of
+from mambaic.training.recorded import RecordedTransforms
 from mambaic.training.schedule import SCHEDULES, rate_factor
 from mambaic.training.train import train
 from mambaic_full import main
@@ -144,6 +145,36 @@ def test_float16_needs_a_gpu(plan, monkeypatch):
     plan.precision = "fp16"
     with pytest.raises(ArgumentError, match="'fp16' needs a GPU, and this trains on a CPU: choose bf16 or no"):
         train(plan)
+
+
+def test_transforms_are_recorded_once_for_a_shape(plan, monkeypatch):
+    """By a stand-in, which computes as the module's class does, for one shape only."""
+    made = []
+
+    def graphed(modules, samples):
+        for module, (x,) in zip(modules, samples, strict=True):
+
+            def forward(given, module=module, x=x):
+                assert given.shape == x.shape
+                made[-1] += 1
+                return type(module).forward(module, given)
+
+            module.forward = forward
+        made.append(0)
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    plan.crop, plan.last_crop, plan.steps, plan.last_part = 40, 64, 2, 0.5  # 40 is padded to 48
+    plain = train(plan)
+    monkeypatch.setattr(engine_module, "_recorded", lambda _, model: RecordedTransforms(model, "no"))
+    plan.cuda_graphs, plan.out = True, plan.out.with_name("recorded.pt")
+    assert train(plan) == plain
+    assert made == [2, 2]  # g_a and g_s in a step of each size
+
+
+def test_graphs_without_a_gpu_are_refused(plan):
+    plan.cpu = plan.cuda_graphs = True
+    with pytest.raises(ArgumentError, match="--cuda-graphs needs one process on a CUDA GPU, got 1 processes on cpu"):
+        Engine(plan)
 
 
 def test_two_precisions_in_one_program_are_refused(plan, monkeypatch):

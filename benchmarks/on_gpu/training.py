@@ -14,27 +14,36 @@ from codec import image, step_of_training, training_step
 from mambaic.codec import PRESETS
 from mambaic.images.image_files import write_png
 
+from on_gpu.codecs import GRAPHS
 from on_gpu.launches import launches
 from on_gpu.parts import Clock, Save, each
 from on_gpu.plan import Inputs, Plan
 
 PROGRAM = Path(__file__).resolve().parents[2] / "examples" / "mambaic_full.py"
 _ROUNDS = 5
+_PRECISIONS = {"float32": False, "bfloat16": True}
 _TO_START_AND_SAVE = 30.0  # seconds
 
 
 def measure_steps(plan: Plan, save: Save, clock: Clock) -> None:
-    """A step in float32 and with bfloat16 products, with its memory; then what one asks of the device."""
+    """A step in float32 and with bfloat16 products, with its memory; then what one asks of the device.
 
-    def step(bf16: bool) -> dict[str, Any]:
-        return training_step("paper", plan.preset, *plan.train, min(_ROUNDS, plan.rounds), plan.device, bf16)
+    On a GPU also with CUDA graphs of the transforms.
+    """
+
+    def step(bf16: bool, graphs: bool = False) -> dict[str, Any]:
+        rounds = min(_ROUNDS, plan.rounds)
+        return training_step("paper", plan.preset, *plan.train, rounds, plan.device, bf16, graphs)
 
     def counted() -> dict[str, Any]:
         run = step_of_training("paper", plan.preset, *plan.train, plan.device)
         run()
         return launches(run, plan.device)
 
-    each([("float32", lambda: step(False)), ("bfloat16", lambda: step(True))], save, clock)
+    each([(name, lambda bf16=bf16: step(bf16)) for name, bf16 in _PRECISIONS.items()], save, clock)
+    if plan.device == "cuda":
+        recorded = [(f"{name}{GRAPHS}", lambda bf16=bf16: step(bf16, True)) for name, bf16 in _PRECISIONS.items()]
+        each(recorded, save, clock)
     each([("launches", counted)], save, clock)
 
 

@@ -94,6 +94,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("machine").add_argument
     add("--precision", help="no, bf16 or fp16 (default: as launched, else no)")
     add("--cpu", action="store_true", help="use the CPU even if there is a GPU")
+    add("--cuda-graphs", action="store_true", help="replay what g_a and g_s ask of the GPU: faster on a single one")
     add("--workers", type=whole, help="processes that load images (default: 0 on a CPU, up to 8 a GPU)")
     add("--cache-mb", type=whole, default=1024, help="memory for decoded images, in each process")
     add("--logdir", type=Path, help="folder for TensorBoard")

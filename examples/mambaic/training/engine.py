@@ -25,6 +25,7 @@ from mambaic.training.ema import moving_average
 from mambaic.training.loss import rate_distortion
 from mambaic.training.optimisers import optimisers
 from mambaic.training.plan import TrainingPlan
+from mambaic.training.recorded import RecordedTransforms
 from ssmctx.errors import ArgumentError
 
 _FIRST_SCALE = 2.0**12  # of fp16 losses; from 2^16 on, the first steps of every run would overflow
@@ -94,6 +95,7 @@ class Engine:
         quantiles = [name for name, _ in self.model.named_parameters() if name.endswith(".quantiles")]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, quantiles)
         self.forward, self.net = accelerator.prepare(self.model, net)
+        self.recorded = _recorded(accelerator, self.model) if plan.cuda_graphs else None
 
     def step(self, crops: Tensor, number: int, factor: float, say: Callable[[], list[float]]) -> Measured:
         """Take a step, unless its loss or gradient is not finite.
@@ -106,6 +108,8 @@ class Engine:
         """
         x = crops.to(self.accelerator.device, non_blocking=True).float() / 255
         torch.manual_seed(_noise_seed(self.plan.seed, number, self.accelerator.process_index))
+        if self.recorded is not None:
+            self.recorded.fit(x)
         task = self._task(len(x), x.device)
         out = self.forward(x) if task.quality is None else self.forward(x, quality=task.quality)
         losses = rate_distortion(out, x, task.lmbda, self.plan.metric, task.weight)
@@ -201,6 +205,13 @@ def _accelerator(plan: TrainingPlan) -> Accelerator:
     if accelerator.mixed_precision == "bf16" and accelerator.device.type == "cpu" and plan.crop < _BF16_CPU_CROP:
         raise ArgumentError(f"bf16 on a CPU needs crops of at least {_BF16_CPU_CROP} pixels, got {plan.crop}")
     return accelerator
+
+
+def _recorded(accelerator: Accelerator, model: MambaIC) -> RecordedTransforms:
+    if accelerator.device.type != "cuda" or accelerator.num_processes > 1:
+        where = f"{accelerator.num_processes} processes on {accelerator.device.type}"
+        raise ArgumentError(f"--cuda-graphs needs one process on a CUDA GPU, got {where}: leave it out")
+    return RecordedTransforms(model, accelerator.mixed_precision)
 
 
 def _noise_seed(*indices: int) -> int:

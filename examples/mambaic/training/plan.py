@@ -56,6 +56,7 @@ class TrainingPlan:
     start: Path | None = None
     precision: str | None = None
     cpu: bool = False
+    cuda_graphs: bool = False
     workers: int | None = None
     cache_mb: int = 1024
     checkpoint_minutes: float = 5.0
