@@ -101,7 +101,8 @@ class _Recordings:
         recorded = self._kept[key]
         if recorded is None or not recorded.weights.are_where_they_were():
             try:
-                recorded = record()
+                with torch.inference_mode(False), torch.no_grad():  # whose tensors only it may write to
+                    recorded = record()
             except RuntimeError as error:
                 raise ArgumentError(
                     f"{type(module).__name__} cannot be recorded as a CUDA graph: {error}; let it ask the GPU for no "
