@@ -64,9 +64,11 @@ def holding() -> Iterator[list[Tensor]]:
     Examples:
         >>> import torch
         >>> from ssmctx.constants import constant, holding
+        >>> def squares(n, device):
+        ...     return torch.arange(n, device=device) ** 2
         >>> with holding() as held:
-        ...     zeros = constant(torch.zeros, 3)
-        >>> held[0] is zeros
+        ...     kept = constant(squares, 4)
+        >>> held[0] is kept
         True
     """
     held: list[Tensor] = []

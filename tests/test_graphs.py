@@ -105,7 +105,7 @@ def test_every_context_codes_as_without_graphs(stand_in, context):
 
 
 def test_sizes_gains_and_changed_weights_are_told_apart(stand_in):
-    model = model_of(qualities=3)
+    model = model_of("none", qualities=3)
     small, large = [[latent(model, seed, size) for seed in range(2)] for size in ((2, 3), (3, 3))]
 
     def run():

@@ -43,12 +43,12 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
     """
     outer = _coding.get()
     # the walk takes a millisecond of a large model
-    parts, devices = outer if outer is not None and module in outer.parts else _walked(module)
-    with full_precision(), all_in_evaluation_mode(parts), ExitStack() as stack:
+    parts, devices, held = outer if outer is not None and module in outer.parts else _walked(module)
+    with full_precision(), all_in_evaluation_mode(held) as switched, ExitStack() as stack:
         for device in devices:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        before = _coding.set(_Coding(parts, devices))
+        before = _coding.set(_Coding(parts, devices, switched))
         try:
             yield
         finally:
@@ -56,10 +56,11 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
 
 
 class _Coding(NamedTuple):
-    """Modules that code, and the kinds of device that they are on."""
+    """Modules that code, the kinds of device that they are on, and which of them are to be held in evaluation mode."""
 
-    parts: dict[nn.Module, None]
+    parts: frozenset[nn.Module]
     devices: list[str]
+    held: list[nn.Module]
 
 
 _coding: ContextVar[_Coding | None] = ContextVar("what codes", default=None)
@@ -67,7 +68,7 @@ _coding: ContextVar[_Coding | None] = ContextVar("what codes", default=None)
 
 def _walked(module: nn.Module) -> _Coding:
     # walked once, and not by parameters() and buffers() too
-    parts = dict.fromkeys(module.modules())
+    parts = list(module.modules())
     kept = (w for part in parts for w in (*part._parameters.values(), *part._buffers.values()))
     weights = [w for w in kept if w is not None]
     narrow = next((w.dtype for w in weights if w.is_floating_point() and w.dtype.itemsize < 4), None)
@@ -75,7 +76,7 @@ def _walked(module: nn.Module) -> _Coding:
         raise ArgumentError(
             f"{type(module).__name__} codes in float32 or wider, it has weights in {narrow}: call .float() on it"
         )
-    return _Coding(parts, sorted({"cpu", "cuda"} | {weight.device.type for weight in weights}))
+    return _Coding(frozenset(parts), sorted({"cpu", "cuda"} | {weight.device.type for weight in weights}), parts)
 
 
 def scan_backend(module: nn.Module) -> str:

@@ -141,8 +141,8 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def all_in_evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """`evaluation_mode` of these modules, and not of what they hold."""
+def all_in_evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[list[nn.Module]]:
+    """`evaluation_mode` of these modules, and not of what they hold; gives those that would be in training mode."""
     with _lock:
         # those that are in evaluation mode already need nothing, unless a thread only keeps them there
         parts = [part for part in modules if part.training or (_evaluating and part in _evaluating)]
@@ -151,7 +151,7 @@ def all_in_evaluation_mode(modules: Iterable[nn.Module]) -> Iterator[None]:
             entry[0] += 1
             part.training = False
     try:
-        yield
+        yield parts
     finally:
         with _lock:
             for part in parts:

@@ -14,6 +14,7 @@ and decoder must agree.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -82,15 +83,22 @@ def backend() -> Backend:
 
 def unavailable() -> str | None:
     """Why the kernels cannot run here, or None when they can (under TRITON_INTERPRET=1 also on the CPU)."""
+    if reason := _not_usable():
+        return reason
+    if _interpreted() or (torch.version.cuda and torch.cuda.is_available()):
+        return None
+    return "no CUDA device"
+
+
+@functools.cache  # a backend that is named is asked at every scan, and the version is read from a file
+def _not_usable() -> str | None:
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:
         return "triton is not installed: it comes with CUDA builds of torch on Linux"
     if tuple(int(x) for x in version.split(".")[:2]) < (3, 4):
         return f"triton {version} is too old: 3.4, of torch 2.8, or newer is needed"
-    if _interpreted() or (torch.version.cuda and torch.cuda.is_available()):
-        return None
-    return "no CUDA device"
+    return None
 
 
 def _interpreted() -> bool:
