@@ -27,8 +27,8 @@ BEGAN = time.monotonic()
 SHARES = {
     "device": 5,
     "compilation": 50,
-    "tests": 60,
-    "walk": 65,
+    "tests": 75,
+    "walk": 90,
     "scan": 35,
     "constants": 10,
     "blocks": 15,

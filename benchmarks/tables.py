@@ -273,7 +273,7 @@ def summary() -> str:
     )
 
 
-_GPU_PARTS = ("scan", "constants", "blocks", "codec", "across", "training step")
+_GPU_PARTS = ("scan", "blocks", "codec", "across", "training step")
 
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "scan-sequence": ("scan-cpu", scan_sequence),
