@@ -92,6 +92,8 @@ def test_whoever_is_inside_has_full_precision_and_afterwards_all_is_as_before(tu
             assert not any(part.training for part in module.modules())
     assert switches() == before
     assert [part.training for part in module.modules()] == modes
+    with coding_numerics(module.train()):  # nothing that was known inside holds any longer
+        assert not any(part.training for part in module.modules())
 
 
 def test_two_threads_that_enter_and_leave_in_turns():

@@ -1,6 +1,6 @@
 """CUDA graphs of the coding path: what coding asks of the device is recorded once for each size, and then replayed.
 
-Around small latents a GPU waits for the host, which launches some hundred kernels for every coding step; a recorded
+Around small latents a GPU waits for the host, which launches some sixty kernels for every coding step; a recorded
 step is one launch. The kernels are the same, and so are their results.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -42,25 +42,36 @@ def coding_numerics(module: nn.Module) -> Iterator[None]:
         True
     """
     outer = _coding.get()
-    # the walk takes a millisecond of a large model
-    parts, devices, held = outer if outer is not None and module in outer.parts else _walked(module)
-    with full_precision(), all_in_evaluation_mode(held) as switched, ExitStack() as stack:
-        for device in devices:
+    own = outer.within() if outer is not None and module in outer.parts else _walked(module)
+    own.outer = outer
+    with full_precision(), all_in_evaluation_mode(own.held) as own.held, ExitStack() as stack:
+        for device in own.devices:
             if torch.amp.is_autocast_available(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
-        before = _coding.set(_Coding(parts, devices, switched))
+        _coding.set(own)
         try:
             yield
         finally:
-            _coding.reset(before)
+            own.inside = False
+            last = _coding.get()
+            while last is not None and not last.inside:  # blocks of generators may end in any order
+                last = last.outer
+            _coding.set(last)
 
 
-class _Coding(NamedTuple):
+@dataclass(eq=False)
+class _Coding:
     """Modules that code, the kinds of device that they are on, and which of them are to be held in evaluation mode."""
 
     parts: frozenset[nn.Module]
     devices: list[str]
     held: list[nn.Module]
+    outer: _Coding | None = None
+    inside: bool = True
+
+    def within(self) -> _Coding:
+        """For a part of the modules: without the walk over them, which takes a millisecond of a large model."""
+        return _Coding(self.parts, self.devices, self.held)
 
 
 _coding: ContextVar[_Coding | None] = ContextVar("what codes", default=None)

@@ -107,9 +107,9 @@ class Engine:
             say: gives numbers that are averaged over the processes.
         """
         x = crops.to(self.accelerator.device, non_blocking=True).float() / 255
-        torch.manual_seed(_noise_seed(self.plan.seed, number, self.accelerator.process_index))
         if self.recorded is not None:
             self.recorded.fit(x)
+        torch.manual_seed(_noise_seed(self.plan.seed, number, self.accelerator.process_index))
         task = self._task(len(x), x.device)
         out = self.forward(x) if task.quality is None else self.forward(x, quality=task.quality)
         losses = rate_distortion(out, x, task.lmbda, self.plan.metric, task.weight)
