@@ -15,9 +15,9 @@ __all__ = ["Deconv2d"]
 class Deconv2d(nn.ConvTranspose2d):
     r"""`torch.nn.ConvTranspose2d`: the same weights, the same result within rounding.
 
-    cuDNN's deterministic float32 kernels are slow: for stride 2 and 256 channels on an H200 they take five times as long
-    as a product of matrices, whose columns are then added up in order. Where deterministic kernels are asked for, as in
-    coding, it is computed in that way.
+    cuDNN's deterministic float32 kernels are slow: for stride 2 and 256 channels on an H200 they take five times as
+    long as a product of matrices, whose columns are then added up in order. Where deterministic kernels are asked for,
+    as in coding, it is computed in that way.
 
     $$ \hat x = \mathrm{fold}(W^\top x) + b $$
 
