@@ -17,20 +17,19 @@ from ssmctx.entropy import cuda_graphs
 GRAPHS = ", CUDA graphs"
 _ROUNDS = 3
 
-Graphs = Callable[[], AbstractContextManager[None]]
+Block = Callable[[], AbstractContextManager[None]]
 
 
 def measure_codecs(plan: Plan, save: Save, clock: Clock) -> None:
     """The paper's layout at all sizes, as it is and with CUDA graphs; then the launches of the smallest image."""
-    for name, graphs in (("", nullcontext), (GRAPHS, cuda_graphs)):
+    for name, block in (("", nullcontext), (GRAPHS, cuda_graphs)):
+        items = [(f"{w}x{h}{name}", partial(_within, block, measured, plan, (w, h))) for w, h in plan.images]
+        each([*items, (f"launches{name}", partial(_within, block, counted, plan, min(plan.images)))], save, clock)
 
-        def within(run: Callable[..., Any], size: tuple[int, int], graphs: Graphs = graphs) -> dict[str, Any]:
-            with graphs():
-                result: dict[str, Any] = run(plan, size)
-                return result
 
-        items = [(f"{w}x{h}{name}", partial(within, measured, (w, h))) for w, h in plan.images]
-        each([*items, (f"launches{name}", partial(within, counted, min(plan.images)))], save, clock)
+def _within(block: Block, run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    with block():
+        return run(*arguments)
 
 
 def measured(plan: Plan, size: tuple[int, int]) -> dict[str, Any]:

@@ -103,16 +103,18 @@ def in_processes(runs: Sequence[Callable[[], object]], together: int, clock: Clo
 
 
 def _launch(plan: Plan, channels: int, changed: Change) -> None:
-    """One scan forward and backward, of few pixels: kernels depend on channels and states, not on height and width."""
+    """Scans forward and backward of four pixels: kernels depend on channels, states, whether groups of steps are whole,
+    and whether directions are launched apart, as of small images, but not on height and width."""
     from scan import image_inputs
 
     from ssmctx.scan.directions import DIRECTIONS
     from ssmctx.scan.operator import scan
 
-    leaves = image_inputs(channels, 1, 2, plan.states, plan.device)
-    with constants(changed):
-        v, _ = scan(*leaves, None, DIRECTIONS, True, "triton")
-        torch.autograd.grad(v.sum(), leaves)
+    leaves = image_inputs(channels, 1, 4, plan.states, plan.device)
+    for apart in ({}, {"_APART": 0}):
+        with constants({**changed, **apart}):
+            v, _ = scan(*leaves, None, DIRECTIONS, True, "triton")
+            torch.autograd.grad(v.sum(), leaves)
     if plan.device == "cuda":
         torch.cuda.synchronize()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def measure_steps(plan: Plan, save: Save, clock: Clock) -> None:
     On a GPU also with CUDA graphs of the transforms.
     """
 
-    def step(bf16: bool, graphs: bool = False) -> dict[str, Any]:
+    def step(bf16: bool, graphs: bool) -> dict[str, Any]:
         rounds = min(_ROUNDS, plan.rounds)
         return training_step("paper", plan.preset, *plan.train, rounds, plan.device, bf16, graphs)
 
@@ -40,10 +41,9 @@ def measure_steps(plan: Plan, save: Save, clock: Clock) -> None:
         run()
         return launches(run, plan.device)
 
-    each([(name, lambda bf16=bf16: step(bf16)) for name, bf16 in _PRECISIONS.items()], save, clock)
-    if plan.device == "cuda":
-        recorded = [(f"{name}{GRAPHS}", lambda bf16=bf16: step(bf16, True)) for name, bf16 in _PRECISIONS.items()]
-        each(recorded, save, clock)
+    kinds = {"": False, GRAPHS: True} if plan.device == "cuda" else {"": False}
+    for kind, graphs in kinds.items():
+        each([(name + kind, partial(step, bf16, graphs)) for name, bf16 in _PRECISIONS.items()], save, clock)
     each([("launches", counted)], save, clock)
 
 

@@ -15,7 +15,7 @@ from ssmctx.codec.refine import Progress, check_lambda, lambda_at, recipe_of, re
 from ssmctx.codec.streams import check_shape, join_streams, split_streams, usual_shape
 from ssmctx.entropy.bitstream import CodedImage
 from ssmctx.entropy.gains import QUALITY_UNITS, plain
-from ssmctx.entropy.numerics import coding_numerics, scan_backend
+from ssmctx.entropy.numerics import scan_backend
 from ssmctx.errors import ArgumentError, CorruptStreamError
 
 __all__ = ["check_file", "code_image", "decoded_latent"]
@@ -24,7 +24,7 @@ __all__ = ["check_file", "code_image", "decoded_latent"]
 def code_image(
     codec: Any, image: Image, quality: float | None, effort: int, lmbda: float | None, progress: Progress | None
 ) -> tuple[CodedImage, Tensor | None]:
-    """An image as a file holds it, and the encoder's own y_hat where the latent codec gives one.
+    """An image as a file holds it, and the encoder's own y_hat where the latent codec gives one; in `coding_numerics`.
 
     An effort above 0 also codes a refined latent, and both with each of the latent codec's `zeroings`, and keeps what
     costs least. The arguments are those of `ImageCodec.encode`.
@@ -39,8 +39,7 @@ def code_image(
     y = codec.analyse(x)
 
     def coded(y: Tensor, zeroing: float = 0.0) -> tuple[CodedImage, Tensor | None]:
-        with coding_numerics(codec):
-            out = compress_latent(codec.latent_codec, y, quality, zeroing)
+        out = compress_latent(codec.latent_codec, y, quality, zeroing)
         return _as_file(codec, out, pixels.shape[1:], quality, fingerprint), out.get("y_hat")
 
     plain = coded(y)
@@ -61,7 +60,7 @@ def code_image(
 
 
 def decoded_latent(codec: Any, coded: CodedImage) -> Tensor:
-    """The y_hat (1, M, h, w) of a file.
+    """The y_hat (1, M, h, w) of a file; called inside `coding_numerics`.
 
     Raises:
         CorruptStreamError: the file contradicts itself or the codec, or is damaged.
@@ -72,11 +71,10 @@ def decoded_latent(codec: Any, coded: CodedImage) -> Tensor:
         padded = tuple(side + -side % codec.stride for side in (coded.height, coded.width))
         shape = check_shape(dict(coded.shape), padded)
     quality = None if coded.quality is None else coded.quality / QUALITY_UNITS
-    with coding_numerics(codec):
-        try:
-            return decompress_latent(codec.latent_codec, join_streams(coded.sections), shape, quality)
-        except ArgumentError as error:  # all arguments are the file's
-            raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
+    try:
+        return decompress_latent(codec.latent_codec, join_streams(coded.sections), shape, quality)
+    except ArgumentError as error:  # all arguments are the file's
+        raise CorruptStreamError(f"the file contradicts itself or this codec: {error}") from error
 
 
 def check_file(codec: Any, coded: CodedImage) -> None:

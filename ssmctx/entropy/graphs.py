@@ -63,23 +63,23 @@ def cuda_graphs() -> Iterator[None]:
 
 def called(module: nn.Module, x: Tensor, worth_it: bool = True) -> Tensor:
     """module(x); replayed inside `cuda_graphs`, where it is worth it and no gradients are wanted."""
-    recordings = _active.get()
-    if recordings is None or not worth_it or not _recordable(x):
-        y: Tensor = module(x)
-        return y
     kind = (x.shape, x.stride(), x.dtype, x.device)
-    recorded = recordings.find(module, kind, lambda: _Call(module, x))
-    return module(x) if recorded is None else recorded(x)
+    recorded = _recorded(module, x, kind, lambda: _Call(module, x)) if worth_it else None
+    y: Tensor = module(x) if recorded is None else recorded(x)
+    return y
 
 
 def walked(context: ContextModel, side: Tensor, gain: Tensor | None = None) -> Generator[Step, Tensor, Tensor]:
     """`coding_steps`; replayed inside `cuda_graphs`, where no gradients are wanted."""
-    recordings = _active.get()
-    if recordings is None or not _recordable(side):
-        return coding_steps(context, side, gain)
     kind = (side.shape, side.dtype, side.device, None if gain is None else gain.shape)
-    recorded = recordings.find(context, kind, lambda: _Walk(context, side, gain))
+    recorded = _recorded(context, side, kind, lambda: _Walk(context, side, gain))
     return coding_steps(context, side, gain) if recorded is None else recorded(side, gain)
+
+
+def _recorded(module: nn.Module, x: Tensor, kind: Hashable, record: Callable[[], R]) -> R | None:
+    """What is to be replayed for an input x of that kind; None where the module is to be called."""
+    recordings = _active.get()
+    return None if recordings is None or not _recordable(x) else recordings.find(module, kind, record)
 
 
 def _recordable(x: Tensor) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ssmctx.scan.triton.kernels import _LOG2E, _inputs, _kernel, _place, _softplus
+from ssmctx.scan.triton.kernels import _LOG2E, _inputs, _kernel, _pixel, _place, _softplus
 
 __all__ = ["adjoint_kernel", "backward_kernel"]
 
@@ -20,13 +20,6 @@ def _softplus_slope(dt):
     # softplus' derivative where its value is dt: 1 - exp(-dt), as a series where that would cancel
     series = 1 - dt * (1 / 3) * (1 - dt * (1 / 4) * (1 - dt * (1 / 5) * (1 - dt * (1 / 6))))
     return tl.where(dt < 0.25, dt * (1 - dt * (1 / 2) * series), 1 - tl.exp2(dt * -_LOG2E))
-
-
-@triton.jit
-def _pixels(code, j, H, W):
-    """Pixels at positions j of the direction with this number in `DIRECTIONS`."""
-    i = tl.where(code >= 2, H * W - 1 - j, j)
-    return tl.where(code % 2 == 1, i % H * W + i // H, i).to(tl.int64)
 
 
 @triton.jit
@@ -71,7 +64,7 @@ def _load_group(
     N: tl.constexpr = SHAPE[1]
     at = j + tl.arange(0, 4)[:, None]
     live = (at >= begin) & (at < stop)
-    q = _pixels(code, at, H, W)
+    q = _pixel(code, at, H, W).to(tl.int64)
     c_ok = live & ((c < d) | C_OK)
     n_ok = live & ((n < N) | N_OK)
     u = tl.load(inputs[0] + (q * d + c), mask=c_ok, other=0.0)

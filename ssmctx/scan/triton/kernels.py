@@ -68,13 +68,18 @@ def _tile(tile, SHAPE: tl.constexpr, TILE: tl.constexpr):
 
 
 @triton.jit
+def _pixel(code, j, H, W):
+    """Pixel at position j of the direction with this number in `DIRECTIONS`."""
+    i = tl.where(code >= 2, H * W - 1 - j, j)
+    return tl.where(code % 2 == 1, i % H * W + i // H, i)
+
+
+@triton.jit
 def _walk(code, j, H, W):
-    """Pixel at position j of the direction with this number in `DIRECTIONS`, and the stride to the next one."""
-    L = H * W
-    i = tl.where(code >= 2, L - 1 - j, j)
+    """The pixel at position j, and the stride to the next one."""
     column = (code % 2 == 1) & (H > 1)  # a column of one pixel is walked as a row, since W would leave the image
-    stride = tl.minimum(tl.where(column, W, 1), L - 1)
-    return tl.where(column, i % H * W + i // H, i), tl.where(code >= 2, -stride, stride)
+    stride = tl.minimum(tl.where(column, W, 1), H * W - 1)
+    return _pixel(code, j, H, W), tl.where(code >= 2, -stride, stride)
 
 
 @triton.jit

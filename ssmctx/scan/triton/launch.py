@@ -241,8 +241,7 @@ def _options(registers: int, warps: int) -> dict[str, Any]:
 
 def _forward_tile(states: int, channels: int) -> tuple[int, int, int, int, int]:
     """Tile of all states and about `_FORWARD_TILE` elements; see `kernels._tile`."""
-    n = _power_of_two(states)
-    c = min(_power_of_two(channels), max(8, min(_FORWARD_TILE // n, _FORWARD_TILE // 16)))
+    n, c = _sides(states, channels, _FORWARD_TILE)
     along_c = min(32, max(1, c // 2))  # two channels a thread, so that Triton spreads every tensor in the same way
     along_n = min(n, 32 // along_c)
     copies = min(along_c, max(1, 32 // n))
@@ -251,11 +250,16 @@ def _forward_tile(states: int, channels: int) -> tuple[int, int, int, int, int]:
 
 def _backward_tile(states: int, channels: int) -> tuple[int, int, int, int]:
     """States a thread, channels a thread (four where there are as many), lanes along states and along channels."""
-    n = _power_of_two(states)
-    c = min(_power_of_two(channels), max(8, min(_BACKWARD_TILE // n, _BACKWARD_TILE // 16)))
+    n, c = _sides(states, channels, _BACKWARD_TILE)
     along_c = max(1, c // 4)
     along_n = min(n, 32 // along_c)
     return n // along_n, c // along_c, along_n, along_c
+
+
+def _sides(states: int, channels: int, elements: int) -> tuple[int, int]:
+    """States and channels of a tile of about that many elements, powers of two."""
+    n = _power_of_two(states)
+    return n, min(_power_of_two(channels), max(8, min(elements // n, elements // 16)))
 
 
 def _forward_chunk(length: int, tiles: int) -> int:
