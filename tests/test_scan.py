@@ -56,6 +56,11 @@ def outputs_and_gradients(values, backend, directions=DIRECTIONS, softplus=True)
     return {"v": v.detach(), "last": last.detach(), **dict(zip(NAMES, gradients, strict=True))}
 
 
+def side_by_side(values):
+    """With dt_raw, B and C in one tensor, as they go with dt_weight."""
+    return values | {"dt_raw": torch.cat([values[n] for n in ("dt_raw", "B", "C")], dim=-1), "B": None, "C": None}
+
+
 def assert_close(actual, expected, bound):
     for name, value in expected.items():
         error = (actual[name].double() - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-30)
@@ -128,7 +133,7 @@ def test_low_rank_step_sizes_are_the_product(backend, seed, batch, width, d, ran
         if multiply:
             v, last = scan(**x | {"dt_raw": torch.einsum("bhwkr,kdr->bhwkd", *factors)}, **named(options))
         else:
-            v, last = scan(**x, **named(options), dt_weight=factors[1])
+            v, last = scan(**side_by_side(x), **named(options), dt_weight=factors[1])
         gradients = torch.autograd.grad(v.square().sum() + last.sum(), [*x.values(), factors[1]])
         return dict(zip(("v", "last", *NAMES, "dt_weight"), (v.detach(), last.detach(), *gradients), strict=True))
 
@@ -179,22 +184,25 @@ def test_states_that_outgrow_all_numbers_show(backend, step):
 )
 def test_what_forward_keeps_changes_no_bit(seed, height, width, d, states, rank):
     backend = load("cpu")
-    values = [x.detach().float() for x in arguments(seed, 2, height, width, d, states, len(DIRECTIONS)).values()]
-    weight = []
+    values = {n: x.detach().float() for n, x in arguments(seed, 2, height, width, d, states, len(DIRECTIONS)).items()}
+    weight, shapes = [], {n: x.shape for n, x in values.items()}
     if rank:
         generator = torch.Generator().manual_seed(seed)
-        values[1] = torch.randn(2, height, width, len(DIRECTIONS), rank, generator=generator)
+        together = torch.randn(2, height, width, len(DIRECTIONS), rank + 2 * states, generator=generator)
+        values |= dict(zip(("dt_raw", "B", "C"), together.split([rank, states, states], dim=-1), strict=True))
+        shapes |= {"dt_raw": together.shape, "B": None, "C": None}
         weight = [torch.randn(len(DIRECTIONS), d, rank, generator=generator)]
-    inputs = ScanInputs._make([*values, DIRECTIONS, True])
+    inputs = ScanInputs._make([*values.values(), DIRECTIONS, True])
     with pytest.MonkeyPatch.context() as patch:
         poison(patch)
         v, last, kept = backend.forward_keeping(inputs, *weight)
         for found, expected in zip((v, last), backend.forward(inputs, *weight), strict=True):
             assert torch.equal(found, expected)
         gradients = backend.backward(v, last, inputs, *weight)
-        assert [x.shape for x in gradients] == [x.shape for x in (*values, *weight)]
+        expected_shapes = [*shapes.values(), *(x.shape for x in weight)]
+        assert [None if x is None else x.shape for x in gradients] == expected_shapes
         for found, expected in zip(backend.backward(v, last, inputs, *weight, kept=kept), gradients, strict=True):
-            assert torch.equal(found, expected)
+            assert found is expected is None or torch.equal(found, expected)
         if height * width > cpu_sizes.CHUNK:  # planted fault: other states than those that forward went through
             wrong = backend.backward(v, last, inputs, *weight, kept=torch.zeros_like(kept))
             assert not torch.equal(wrong[2], gradients[2])

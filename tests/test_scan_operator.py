@@ -5,15 +5,15 @@ import subprocess
 import sys
 import threading
 import types
+from array import array
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from test_scan import FAST, arguments, assert_close, public
+from test_scan import FAST, arguments, assert_close, public, side_by_side
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ssmctx import VSSBlock
@@ -30,8 +30,12 @@ from ssmctx.scan.operator import scan
 @pytest.mark.parametrize("backend", FAST)
 def test_opcheck(backend):
     values = arguments(0, dtype=torch.float32)
-    options = ("row column row-reversed column-reversed", True, backend, None)
-    torch.library.opcheck(torch.ops.ssmctx.scan.default, (*values.values(), *options))
+    options = ("row column row-reversed column-reversed", True, backend)
+    torch.library.opcheck(torch.ops.ssmctx.scan.default, (*values.values(), *options, None))
+    weight = torch.randn(4, 5, 3, requires_grad=True)
+    values["dt_raw"] = torch.randn(1, 3, 4, 4, 3 + 2 * 2, requires_grad=True)
+    values |= {"B": None, "C": None}
+    torch.library.opcheck(torch.ops.ssmctx.scan.default, (*values.values(), *options, weight))
 
 
 @pytest.mark.parametrize("backend", ["auto", *FAST])
@@ -121,6 +125,21 @@ def test_the_operator_refuses_shapes_that_its_kernels_would_overrun(name):
         torch.ops.ssmctx.scan(*values.values(), "row column row-reversed column-reversed", True, "cpu", None)
 
 
+@pytest.mark.parametrize("wrong", ["dt_raw", "dt_weight"])
+def test_the_operator_refuses_low_rank_shapes_that_its_kernels_would_overrun(wrong):
+    values = {n: x.detach() for n, x in arguments(0, dtype=torch.float32).items()} | {"dt_weight": torch.ones(4, 5, 3)}
+    values = side_by_side(values | {"dt_raw": torch.ones(1, 3, 4, 4, 3)})
+    values[wrong] = values[wrong][..., :-1]
+    with pytest.raises(
+        ShapeError, match=r"operator's dt_raw must be \(1, 3, 4, 4, [67]\) for u \(1, 3, 4, 5\), got \(1, "
+    ):
+        scan(**values, directions=DIRECTIONS, softplus=True, backend="cpu")
+    with pytest.raises(ArgumentError, match="takes either B and C, or dt_weight with B and C in dt_raw"):
+        scan(**values | {"dt_weight": None}, directions=DIRECTIONS, softplus=True, backend="cpu")
+    with pytest.raises(ArgumentError, match="takes either B and C, or dt_weight with B and C in dt_raw"):
+        scan(**values | {"B": torch.ones(1, 3, 4, 4, 2)}, directions=DIRECTIONS, softplus=True, backend="cpu")
+
+
 # --- without the dispatcher
 
 
@@ -197,7 +216,8 @@ def test_second_derivatives_with_the_torch_backend():
         x = arguments(4, height=2, width=3)
         x |= {"dt_raw": x["dt_raw"][..., :2].detach().requires_grad_()}
         weight = torch.linspace(-1, 1, 4 * 5 * 2).double().view(4, 5, 2).requires_grad_()
-        v, last = scan(**x, directions=DIRECTIONS, softplus=True, backend=backend, dt_weight=weight)
+        options = {"directions": DIRECTIONS, "softplus": True, "backend": backend}
+        v, last = scan(**side_by_side(x), **options, dt_weight=weight)
         leaves = {**x, "dt_weight": weight}
         first = torch.autograd.grad(v.square().sum() + last.sum(), list(leaves.values()), create_graph=True)
         second = torch.autograd.grad(sum(g.square().sum() for g in first), list(leaves.values()))
@@ -458,9 +478,9 @@ def test_torchs_threads_and_a_pool_share_out_alike(threads, monkeypatch):
         together.wait()
         names.append((address, threading.get_ident()))
 
-    call = np.zeros(3, np.int64)
+    call = array("q", [0, 0, 0])
     share.share_out(kernel, call, 9)
-    assert {address for address, _ in names} == {call.ctypes.data}
+    assert {address for address, _ in names} == {call.buffer_info()[0]}
     assert len({thread for _, thread in names}) == 3
     values = public(arguments(1, 4, 12, 12, 130, dtype=torch.float32))
     found = cross_selective_scan(**values, backend="cpu")

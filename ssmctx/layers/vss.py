@@ -105,31 +105,32 @@ class SS2D(nn.Module):
         if isinstance(u, Tensor) and (u.dim() != 4 or u.shape[-1] != width or u.numel() == 0):
             raise ShapeError(f"SS2D expects u (batch, H, W, {width}), every size at least 1, got {tuple(u.shape)}")
         groups = _groups(u, _is_large(u)) if isinstance(u, Tensor) else u
-        low_rank, B, C = join_bands(self._weights(groups), groups[0].shape[1])
+        (weights,) = join_bands(self._weights(groups), groups[0].shape[1])
         v, first = [], 0
         while groups:
             channels = slice(first, first + groups[0].shape[-1])
-            v.append(self._scan_channels(groups.pop(0), low_rank, B, C, channels))
+            v.append(self._scan_channels(groups.pop(0), weights, channels))
             first = channels.stop
         return v if isinstance(u, list) else _join_groups(v)
 
-    def _weights(self, groups: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
-        """Low-rank step sizes, B and C, each (batch, rows, W, directions, width of each), a band of rows at a time."""
+    def _weights(self, groups: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+        """Low-rank step sizes, B and C side by side, (batch, rows, W, directions, rank + 2N), a band of rows at a
+        time."""
         rows = _bands(groups[0], self.D.shape[1])
         # cut by split, whose gradient is put together once and not a band at a time
         for band in zip(*(_split(u, rows) for u in groups), strict=True):
             projected = F.linear(_join_groups(band), self.x_proj_weight.flatten(0, 1))
-            projected = projected.view(*projected.shape[:-1], len(DIRECTIONS), -1)
-            yield torch.split(projected, [self.dt_rank, self.d_state, self.d_state], dim=-1)
+            yield [projected.view(*projected.shape[:-1], len(DIRECTIONS), -1)]
 
-    def _scan_channels(self, u: Tensor, low_rank: Tensor, B: Tensor, C: Tensor, channels: slice) -> Tensor:
+    def _scan_channels(self, u: Tensor, weights: Tensor, channels: slice) -> Tensor:
         """Scan some channels, (batch, H, W, number of them), with the weights that all of them have."""
         parameters: list[Tensor] = [self.A_log, self.D, self.dt_bias, self.dt_proj_weight]
         if u.shape[-1] < self.D.shape[1]:  # the gradient of a slice is a copy, of one that takes all, too
             parameters = [x[:, channels] for x in parameters]
         A_log, D, dt_bias, dt_weight = parameters
         A = -torch.exp(A_log.to(torch.promote_types(A_log.dtype, torch.float32)))
-        v, _ = scan(u, low_rank, A, B, C, D, dt_bias, None, DIRECTIONS, True, self.scan_backend, dt_weight)
+        options = None, DIRECTIONS, True, self.scan_backend
+        v, _ = scan(u, weights, A, None, None, D, dt_bias, *options, dt_weight)
         return v.to(u.dtype)
 
 
@@ -199,8 +200,9 @@ class VSSBlock(nn.Module):
             u, gate = self.in_proj(self.norm(x)).chunk(2, dim=-1)
             first = 0 if margin is None else 1  # a number, which tracing can add
             u = torch.cat([margin, u], dim=1) if margin is not None else u
-            margin = u[:, -2:]
-            u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))[:, first : first + rows]
+            margin = u[:, -2:] if len(bands) > 1 else None
+            u = F.silu(self.conv(u.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+            u = u[:, first : first + rows] if len(bands) > 1 else u
             yield [*_groups(u, in_groups), gate]
 
     def _outputs(self, pixels: Tensor, v: Sequence[Tensor], gate: Tensor, bands: list[int]) -> Iterator[list[Tensor]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from ssmctx.constants import constant
@@ -96,17 +95,23 @@ class WindowLocalAttention(nn.Module):
         return grid.join(self._attend(grid.split(x), None if outside is None else outside[None], None))
 
     def _attend(self, windows: Tensor, padded: Tensor | None, indices: Tensor | None) -> Tensor:
-        qkv = self.qkv(self.norm(windows)).unflatten(-1, (3, self.num_heads, -1))
-        q, k, v = (x.transpose(2, 3) for x in qkv.unbind(3))  # (batch, windows, heads, n, width of a head)
+        batch, count, size, dim = windows.shape
+        heads, width = self.num_heads, dim // self.num_heads
+        qkv = self.qkv(self.norm(windows)).view(batch, count, size, 3, heads, width)
+        # one copy of all three, as products of matrices take them: (batch * windows * heads, n, width)
+        qkv = qkv.permute(3, 0, 1, 4, 2, 5).reshape(3, batch * count * heads, size, width)
+        q, k, v = qkv.unbind()
         if indices is not None:
-            windows, q = windows.index_select(2, indices), q.index_select(3, indices)
+            windows, q = windows.index_select(2, indices), q.index_select(1, indices)
         # not torch's fused attention: which kernel that takes, and so what it rounds, depends on the gradient mode
-        logits = (q * q.shape[-1] ** -0.5) @ k.mT + self._bias(indices)
+        logits = torch.bmm(q * width**-0.5, k.mT)
+        logits = logits.view(batch, count, heads, windows.shape[2], size) + self._bias(indices)
         if padded is not None:
             # the exponential of this is 0 beside a real position, as that of -inf; exported graphs have windows without
             # one, of which -inf would make NaN
             logits = logits.masked_fill(padded[:, :, None, None, :], torch.finfo(logits.dtype).min)
-        y: Tensor = self.proj(rearrange(logits.softmax(-1) @ v, "b w h n d -> b w n (h d)"))
+        attended = torch.bmm(logits.softmax(-1).flatten(0, 2), v).view(*logits.shape[:4], width)
+        y: Tensor = self.proj(attended.transpose(2, 3).flatten(3))
         return windows + y
 
     def _bias(self, indices: Tensor | None) -> Tensor:

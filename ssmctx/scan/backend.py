@@ -24,8 +24,9 @@ class Backend:
     `forward(inputs)`, with a `ScanInputs`, returns v (batch, H, W, d) and the last states (batch, K, d, N);
     `backward(dv, dlast, inputs)` the gradients of the eight tensors in the order u, dt_raw, A, B, C, D, dt_bias, h0. A
     backend without `backward` is torch code that autograd differentiates. With `low_rank` both also take dt_weight
-    (K, d, rank) as a last argument; then dt_raw and its gradient are the low-rank form (batch, H, W, K, rank) of step
-    sizes, and dt_weight's gradient is a ninth.
+    (K, d, rank) as a last argument; then dt_raw is the low-rank form (batch, H, W, K, rank) of step sizes, and dt_raw,
+    B and C are the parts, side by side, of one contiguous tensor (batch, H, W, K, rank + 2N), whose gradient stands in
+    the place of dt_raw's, with None in those of B's and C's; dt_weight's gradient is a ninth.
 
     Attributes:
         name: as registered.
@@ -56,7 +57,7 @@ class Backend:
     name: str
     unavailable: Callable[[], str | None]
     forward: Callable[..., tuple[Tensor, Tensor]]
-    backward: Callable[..., tuple[Tensor, ...]] | None = None
+    backward: Callable[..., tuple[Tensor | None, ...]] | None = None
     devices: tuple[str, ...] | None = None
     dtypes: tuple[torch.dtype, ...] | None = None
     max_states: int | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from ssmctx.errors import BackendUnavailableError
+from ssmctx.errors import ArgumentError, BackendUnavailableError
 from ssmctx.scan.backend import Backend, load, resolve
 from ssmctx.scan.checks import check_shapes, under_transforms
 from ssmctx.scan.inputs import ScanInputs
@@ -19,7 +20,7 @@ __all__ = ["scan"]
 
 
 _ARGUMENTS = (
-    "Tensor u, Tensor dt_raw, Tensor A, Tensor B, Tensor C, Tensor D, Tensor dt_bias, Tensor h0, "
+    "Tensor u, Tensor dt_raw, Tensor A, Tensor? B, Tensor? C, Tensor D, Tensor dt_bias, Tensor h0, "
     "str directions, bool softplus, str backend, Tensor? dt_weight"
 )
 _TENSORS = 8
@@ -36,46 +37,55 @@ def _check(arguments: Sequence[Any]) -> None:
     """Check shapes: kernels read and write where these say."""
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, _, _, dt_weight = arguments
     (batch, height, width, channels), count, states = u.shape, len(directions.split()), A.shape[-1]
-    steps = channels if dt_weight is None else dt_weight.shape[-1]
+    if (B is None) != (C is None) or (B is None) != (dt_weight is not None):
+        raise ArgumentError("the scan operator takes either B and C, or dt_weight with B and C in dt_raw")
     expected = {
-        "dt_raw": (dt_raw, (batch, height, width, count, steps)),
         "A": (A, (count, channels, states)),
-        "B": (B, (batch, height, width, count, states)),
-        "C": (C, (batch, height, width, count, states)),
         "D": (D, (count, channels)),
         "dt_bias": (dt_bias, (count, channels)),
         "h0": (h0, (batch, count, channels, states)),
     }
-    if dt_weight is not None:
-        expected["dt_weight"] = dt_weight, (count, channels, steps)
+    pixels = batch, height, width, count
+    if dt_weight is None:
+        expected |= {"dt_raw": (dt_raw, (*pixels, channels)), "B": (B, (*pixels, states)), "C": (C, (*pixels, states))}
+    else:
+        rank = dt_weight.shape[-1]
+        expected["dt_raw"] = dt_raw, (*pixels, rank + 2 * states)
+        expected["dt_weight"] = dt_weight, (count, channels, rank)
     check_shapes(expected, u, "the scan operator's ")
 
 
 def _inputs(backend: Backend, arguments: Sequence[Any]) -> tuple[Any, ...]:
     """What the backend's functions take, of arguments that are checked."""
-    *tensors, directions, softplus, _, dt_weight = arguments
-    if _goes_low_rank(backend, arguments):
-        return _contiguous(tensors, directions, softplus), dt_weight.contiguous()
-    return (_multiplied(arguments),)
+    if arguments[-1] is None or not backend.low_rank:
+        return (_multiplied(arguments),)
+    arguments = [x.contiguous() if isinstance(x, Tensor) else x for x in arguments]
+    u, _, A, _, _, *others, directions, softplus, _, dt_weight = arguments
+    low_rank, B, C = _apart(arguments)
+    return ScanInputs._make([u, low_rank, A, B, C, *others, tuple(directions.split()), softplus]), dt_weight
 
 
-def _goes_low_rank(backend: Backend, arguments: Sequence[Any]) -> bool:
-    return backend.low_rank and arguments[-1] is not None
-
-
-def _contiguous(tensors: Sequence[Tensor], directions: str, softplus: bool) -> ScanInputs:
-    return ScanInputs._make([*(x.contiguous() for x in tensors), tuple(directions.split()), softplus])
+def _apart(arguments: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+    """Step sizes, B and C; with dt_weight they are the parts of dt_raw, and step sizes are low-rank."""
+    _, dt_raw, A, B, C, *_, dt_weight = arguments
+    if dt_weight is None:
+        return dt_raw, B, C
+    states = A.shape[-1]
+    low_rank, B, C = dt_raw.split_with_sizes([dt_weight.shape[-1], states, states], dim=-1)
+    return low_rank, B, C
 
 
 def _multiplied(arguments: Sequence[Any]) -> ScanInputs:
     """With whole step sizes."""
-    u, dt_raw, *tensors, directions, softplus, _, dt_weight = arguments
+    u, _, A, _, _, *others, directions, softplus, _, dt_weight = arguments
+    steps, B, C = _apart(arguments)
     if dt_weight is not None:
         if u.is_cuda and not torch.is_grad_enabled():
-            dt_raw = _whole_steps(dt_raw, dt_weight)
+            steps = _whole_steps(steps, dt_weight)
         else:
-            dt_raw = torch.einsum("bhwkr,kdr->bhwkd", dt_raw.contiguous(), dt_weight)
-    return _contiguous([u, dt_raw, *tensors], directions, softplus)
+            steps = torch.einsum("bhwkr,kdr->bhwkd", steps.contiguous(), dt_weight)
+    tensors = [x.contiguous() for x in (u, steps, A, B, C, *others)]
+    return ScanInputs._make([*tensors, tuple(directions.split()), softplus])
 
 
 def _whole_steps(low_rank: Tensor, dt_weight: Tensor) -> Tensor:
@@ -122,23 +132,25 @@ def _scan(*arguments: Any) -> tuple[Tensor, Tensor]:
 )
 def _scan_backward(dv: Tensor, dlast: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     _check(arguments)
-    return _run_backward(dv, dlast, *arguments)
+    gradients = _run_backward(_backend(arguments), dv, dlast, arguments)
+    return tuple(dv.new_empty(0) if x is None else x for x in gradients)
 
 
-def _run_backward(dv: Tensor, dlast: Tensor, *arguments: Any, kept: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Gradients of the eight tensors and of dt_weight, empty where there is none."""
-    backend = _backend(arguments)
+def _run_backward(
+    backend: Backend, dv: Tensor, dlast: Tensor, arguments: Sequence[Any], kept: Tensor | None = None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the eight tensors and of dt_weight, None of those that are None."""
     options = {} if kept is None else {"kept": kept}
-    inputs = _inputs(backend, arguments)
-    found = _backward_of(backend)(dv.contiguous(), dlast.contiguous(), *inputs, **options)
-    u, low_rank, *_, dt_weight = arguments
+    found = _backward_of(backend)(dv.contiguous(), dlast.contiguous(), *_inputs(backend, arguments), **options)
+    dt_weight = arguments[-1]
     if dt_weight is None:
-        return *found, u.new_empty(0)
-    if _goes_low_rank(backend, arguments):
+        return *found, None
+    if backend.low_rank:
         return found
-    du, steps, *others = found
-    of_weight = _gradient_of_weight(steps, low_rank, _PARTS if steps.is_cuda else 1)
-    return du, torch.einsum("bhwkd,kdr->bhwkr", steps, dt_weight), *others, of_weight
+    du, steps, dA, dB, dC, *others = cast(tuple[Tensor, ...], found)
+    of_weight = _gradient_of_weight(steps, _apart(arguments)[0], _PARTS if steps.is_cuda else 1)
+    of_low_rank = torch.einsum("bhwkd,kdr->bhwkr", steps, dt_weight)
+    return du, torch.cat([of_low_rank, dB, dC], dim=-1), dA, None, None, *others, of_weight
 
 
 def _gradient_of_weight(steps: Tensor, low_rank: Tensor, parts: int) -> Tensor:
@@ -155,7 +167,7 @@ def _gradient_of_weight(steps: Tensor, low_rank: Tensor, parts: int) -> Tensor:
     return torch.stack(of_directions)
 
 
-def _backward_of(backend: Backend) -> Callable[..., tuple[Tensor, ...]]:
+def _backward_of(backend: Backend) -> Callable[..., tuple[Tensor | None, ...]]:
     if backend.backward is None:  # only compiled and traced code comes here with one: `scan` calls it directly
         raise BackendUnavailableError(
             f"scan backend {backend.name!r} is differentiated by autograd, which compiled and traced code cannot do; "
@@ -172,14 +184,14 @@ def _(u: Tensor, *rest: Any) -> Any:
 
 @_scan_backward.register_fake
 def _(dv: Tensor, dlast: Tensor, *arguments: Any) -> Any:
-    tensors, dt_weight = arguments[:_TENSORS], arguments[-1]
-    return *(x.new_empty(x.shape) for x in tensors), tensors[0].new_empty(0 if dt_weight is None else dt_weight.shape)
+    tensors = (*arguments[:_TENSORS], arguments[-1])
+    return tuple(dv.new_empty(0 if x is None else x.shape) for x in tensors)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    _backward_of(_backend(inputs))
-    kept = output[2] if len(output) > 2 else None
-    ctx.save_for_backward(*inputs[:_TENSORS], inputs[-1], kept)
+    ctx.backend = _backend(inputs)
+    _backward_of(ctx.backend)
+    ctx.save_for_backward(*inputs[:_TENSORS], inputs[-1], None)
     ctx.options = inputs[_TENSORS:-1]
 
 
@@ -187,12 +199,14 @@ def _gradients(ctx: Any, dv: Tensor | None, dlast: Tensor | None) -> tuple[Tenso
     *tensors, dt_weight, kept = ctx.saved_tensors
     dv = torch.zeros_like(tensors[0]) if dv is None else dv
     dlast = torch.zeros_like(tensors[-1]) if dlast is None else dlast
-    arguments = (dv, dlast, *tensors, *ctx.options, dt_weight)
-    if torch.is_grad_enabled() or not _plain(arguments):
-        *found, of_weight = _scan_backward(*arguments)
+    arguments = (*tensors, *ctx.options, dt_weight)
+    if torch.is_grad_enabled() or not _plain((dv, dlast, *arguments)):
+        found = _scan_backward(dv, dlast, *arguments)
+        found = [None if x is None else of_x for x, of_x in zip((*tensors, dt_weight), found, strict=True)]
     else:
-        *found, of_weight = _run_backward(*arguments, kept=kept)
-    return *found, None, None, None, None if dt_weight is None else of_weight
+        found = _run_backward(ctx.backend, dv, dlast, arguments, kept)
+    *found, of_weight = found
+    return *found, None, None, None, of_weight
 
 
 def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -204,8 +218,10 @@ def _keep_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _second_gradients(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None, ...]:
     """Gradients of `_scan_backward`: those of the scan in torch code, differentiated by autograd once more."""
     name = ctx.options[-1]
-    dv, dlast, *tensors, dt_weight = (None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors)
-    backend = _backend([*tensors, *ctx.options, dt_weight])
+    saved = [None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
+    dv, dlast, *tensors, dt_weight = saved
+    arguments = [*tensors, *ctx.options, dt_weight]
+    backend = _backend(arguments)
     if backend.differentiable is None:
         raise BackendUnavailableError(
             f"scan backend {backend.name!r} has no second derivatives (requested as {name!r}); choose 'torch'"
@@ -214,29 +230,31 @@ def _second_gradients(ctx: Any, *weights: Tensor | None) -> tuple[Tensor | None,
         raise BackendUnavailableError(
             f"scan backend {backend.name!r} has no third derivatives; choose 'reference', or torch.func.grad"
         )
-    differentiated: list[Any] = [*tensors, *([] if dt_weight is None else [dt_weight])]
-    leaves = [dv, dlast, *differentiated]
+    there = {i: x for i, x in enumerate(saved) if x is not None}
+    leaves = list(there.values())
     with torch.enable_grad():
-        outputs = backend.differentiable(_multiplied([*tensors, *ctx.options, dt_weight]))
-        first = torch.autograd.grad(outputs, differentiated, (dv, dlast), create_graph=True)
-        asked = [(x, weight) for x, weight in zip(first, weights, strict=False) if weight is not None]
+        outputs = backend.differentiable(_multiplied(arguments))
+        first = torch.autograd.grad(outputs, leaves[2:], (dv, dlast), create_graph=True)
+        of_outputs = zip(list(there)[2:], first, strict=True)
+        asked = [(x, weights[i - 2]) for i, x in of_outputs if weights[i - 2] is not None]
         second = torch.autograd.grad([x for x, _ in asked], leaves, [w for _, w in asked], allow_unused=True)
-    of_tensors = second[: 2 + _TENSORS]
-    return *of_tensors, None, None, None, None if dt_weight is None else second[-1]
+    found = dict(zip(there, second, strict=True))
+    *of_tensors, of_weight = (found.get(i) for i in range(len(saved)))
+    return *of_tensors, None, None, None, of_weight
 
 
 class _Differentiable(torch.autograd.Function):
     """The operator without torch's dispatcher; with what backward uses of forward, where there will be a backward."""
 
     @staticmethod
-    def forward(ctx: Any, differentiated: bool, *arguments: Any) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, backend: Backend, differentiated: bool, *arguments: Any) -> tuple[Tensor, ...]:
         """v, the last states, and what the backend keeps."""
         # no setup_context: for that torch looks up this function's signature at every call
         _check(arguments)
-        backend = _backend(arguments)
         keeping = backend.forward_keeping if differentiated else None
-        output = (keeping or backend.forward)(*_inputs(backend, arguments))
-        _keep(ctx, arguments, output)
+        output: tuple[Tensor, ...] = (keeping or backend.forward)(*_inputs(backend, arguments))
+        ctx.backend, ctx.options = backend, arguments[_TENSORS:-1]
+        ctx.save_for_backward(*arguments[:_TENSORS], arguments[-1], output[2] if keeping else None)
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)  # there would be zeros for what the backend keeps
         return output
@@ -244,7 +262,7 @@ class _Differentiable(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         """The gradients of the tensors."""
-        return None, *_gradients(ctx, *gradients[:2])
+        return None, None, *_gradients(ctx, *gradients[:2])
 
 
 def _plain(arguments: Iterable[Any]) -> bool:
@@ -279,8 +297,8 @@ def scan(
     u: Tensor,
     dt_raw: Tensor,
     A: Tensor,
-    B: Tensor,
-    C: Tensor,
+    B: Tensor | None,
+    C: Tensor | None,
     D: Tensor,
     dt_bias: Tensor,
     h0: Tensor | None,
@@ -291,24 +309,30 @@ def scan(
 ) -> tuple[Tensor, Tensor]:
     """v (batch, H, W, d) and the last states (batch, K, d, N), in float32 or wider.
 
-    With dt_weight (K, d, rank) the step sizes are its product with dt_raw, then (batch, H, W, K, rank). Shapes are
-    checked only where a backend with its own gradients runs.
+    With dt_weight (K, d, rank) step sizes are its product with low-rank ones. These, B and C then lie side by side in
+    dt_raw (batch, H, W, K, rank + 2N), as one projection gives them, and B and C are None. Shapes are checked only
+    where a backend with its own gradients runs.
     """
     work = torch.promote_types(u.dtype, torch.float32)
     if h0 is None:
         h0 = u.new_zeros(u.shape[0], *A.shape)  # not len(u), which traces and exports keep as a constant
-    tensors = [x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0)]
-    dt_weight = None if dt_weight is None else dt_weight.to(work)
-    arguments = [*tensors, " ".join(directions), softplus, backend, dt_weight]
+    tensors = [None if x is None else x.to(work) for x in (u, dt_raw, A, B, C, D, dt_bias, h0, dt_weight)]
+    arguments = [*tensors[:-1], " ".join(directions), softplus, backend, tensors[-1]]
     if not torch.compiler.is_compiling():
         if run := _torch_code(arguments):
-            with torch.autocast(u.device.type, enabled=False):
+            with _without_autocast(u.device.type):
                 return run(_multiplied(arguments))
         if _plain(arguments):
-            with torch.autocast(u.device.type, enabled=False):
-                # contiguous here, so that backward has no copies to make again
-                arguments = [x.contiguous() if isinstance(x, Tensor) else x for x in arguments]
-                v, last, *_ = _Differentiable.apply(_is_differentiated(arguments), *arguments)
+            # contiguous here, so that backward has no copies to make again
+            arguments = [x.contiguous() if isinstance(x, Tensor) else x for x in arguments]
+            with _without_autocast(u.device.type):
+                differentiated = _is_differentiated(arguments)
+                v, last, *_ = _Differentiable.apply(_backend(arguments), differentiated, *arguments)
                 return v, last
     v, last = _scan(*arguments)
     return v, last
+
+
+def _without_autocast(device: str) -> AbstractContextManager[None]:
+    """`torch.autocast` off; nothing where it is off, for that takes as long as an operator."""
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

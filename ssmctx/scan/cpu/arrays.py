@@ -24,6 +24,9 @@ class Scan(NamedTuple):
         softplus: whether step sizes go through softplus, 0 or 1.
         parts: that the output is made in, 1 or K; with K each direction of a block is a task of its own.
         chunks: of positions before which states are kept; 0 for none.
+        raw_row: numbers from one direction's raw to the next one's: d, or of low-rank step sizes rank + 2N, for raw, B
+            and C then lie side by side and their addresses are those of the first one's parts.
+        weights_row: the same of B and C: N, or rank + 2N.
         walks: first pixel, length of a line, step in it and step between lines of each direction, int64 (K, 4).
         u: input, (batch, L, 1, d).
         raw: step sizes before bias and softplus, (batch, L, K, d or rank).
@@ -48,6 +51,8 @@ class Scan(NamedTuple):
     softplus: int
     parts: int
     chunks: int
+    raw_row: int
+    weights_row: int
     walks: int
     u: int
     raw: int
@@ -75,7 +80,7 @@ class Outputs(NamedTuple):
 
 class Gradients(NamedTuple):
     """Gradients as addresses: those of v and last are read, the others written; sums over images, parts and blocks are
-    the caller's.
+    the caller's. Those of raw, B and C lie side by side where these do.
 
     Attributes:
         of_v: (batch, L, 1, d).

@@ -62,11 +62,11 @@ def _inputs(call):
     states, rank = call.states, call.rank
     return Inputs(
         u=_floats(call.u, (batch, length, 1, channels)),
-        raw=_floats(call.raw, (batch, length, directions, rank if rank > 0 else channels)),
+        raw=_floats(call.raw, (batch, length, directions, call.raw_row)),
         dt_weight=_floats(call.dt_weight, (directions, channels, rank)),
         A=_floats(call.A, (directions, channels, states)),
-        B=_floats(call.B, (batch, length, directions, states)),
-        C=_floats(call.C, (batch, length, directions, states)),
+        B=_floats(call.B, (batch, length, directions, call.weights_row)),
+        C=_floats(call.C, (batch, length, directions, call.weights_row)),
         D=_floats(call.D, (directions, channels)),
         dt_bias=_floats(call.dt_bias, (directions, channels)),
         h0=_floats(call.h0, (batch, directions, channels, states)),
@@ -228,9 +228,9 @@ def scan_backward(address):
     of_v = _floats(call.of_v, (batch, length, 1, channels))
     of_last = _floats(call.of_last, (batch, directions, channels, states))
     of_u = _floats(call.of_u, (parts * batch, length, 1, channels))
-    of_raw = _floats(call.of_raw, (blocks * batch, length, directions, rank if rank > 0 else channels))
-    of_B = _floats(call.of_B, (blocks * batch, length, directions, states))
-    of_C = _floats(call.of_C, (blocks * batch, length, directions, states))
+    of_raw = _floats(call.of_raw, (blocks * batch, length, directions, call.raw_row))
+    of_B = _floats(call.of_B, (blocks * batch, length, directions, call.weights_row))
+    of_C = _floats(call.of_C, (blocks * batch, length, directions, call.weights_row))
     of_fixed = _floats(call.of_fixed, (batch, directions, channels, states + rank + 2))
     of_h0 = _floats(call.of_h0, (batch, directions, channels, states))
     block, chunk, grad = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,14 +61,14 @@ def _forward(inputs: ScanInputs, dt_weight: Tensor | None, keep: bool) -> tuple[
     v, last = u.new_empty(parts, *u.shape), torch.empty_like(inputs.h0)
     chunks = -(-u.shape[1] * u.shape[2] // CHUNK) if keep else 0
     starts = u.new_empty(u.shape[0], count, chunks, states, channels)
-    outputs = Outputs(*_addresses(v, last))
+    outputs = Outputs(v.data_ptr(), last.data_ptr())
     _run(kernels.scan_forward(), inputs, dt_weight, starts, parts, blocks, outputs)
     return _add_up(v), last, starts
 
 
 def backward(
     dv: Tensor, dlast: Tensor, inputs: ScanInputs, dt_weight: Tensor | None = None, kept: Tensor | None = None
-) -> tuple[Tensor, ...]:
+) -> tuple[Tensor | None, ...]:
     """Gradients of the eight tensors, and of dt_weight; see `ssmctx.scan.backend.Backend`."""
     from ssmctx.scan.cpu import kernels
 
@@ -75,14 +76,23 @@ def backward(
     u, dt_raw, A, B, C, D, _, h0, directions, _ = inputs
     parts, blocks = _split(u, directions)
     states, rank = A.shape[-1], 0 if dt_weight is None else dt_weight.shape[-1]
-    du, draw = u.new_empty(parts, *u.shape), u.new_empty(blocks if rank else 1, *dt_raw.shape)
-    dB, dC, dh0 = u.new_empty(blocks, *B.shape), u.new_empty(blocks, *C.shape), torch.empty_like(h0)
+    du, dh0 = u.new_empty(parts, *u.shape), torch.empty_like(h0)
     fixed = u.new_empty(u.shape[0], *D.shape, states + rank + 2)
-    gradients = Gradients(*_addresses(dv, dlast, du, draw, dB, dC, fixed, dh0))
+    if dt_weight is None:
+        weights = [dt_raw.new_empty(1, *dt_raw.shape), B.new_empty(blocks, *B.shape), C.new_empty(blocks, *C.shape)]
+        of_weights = [x.data_ptr() for x in weights]
+    else:
+        weights = [u.new_empty(blocks, *dt_raw.shape[:-1], rank + 2 * states)]
+        first, size = weights[0].data_ptr(), u.element_size()
+        of_weights = [first, first + rank * size, first + (rank + states) * size]
+    pointers = [x.data_ptr() for x in (dv, dlast, du, fixed, dh0)]
+    gradients = Gradients(*pointers[:3], *of_weights, *pointers[3:])
     _run(kernels.scan_backward(), inputs, dt_weight, starts, parts, blocks, gradients)
     # copied, for an operator of torch may not return views of each other
-    dA, dweight, dD, dbias = (x.clone() for x in torch.split(fixed.sum(0), [states, rank, 1, 1], dim=-1))
-    found = (_add_up(du), _add_up(draw), dA, _add_up(dB), _add_up(dC), dD[..., 0], dbias[..., 0], dh0)
+    dA, dweight, dD, dbias = (x.clone() for x in fixed.sum(0).split_with_sizes([states, rank, 1, 1], dim=-1))
+    draw, *others = map(_add_up, weights)
+    dB, dC = others or (None, None)
+    found = (_add_up(du), draw, dA, dB, dC, dD[..., 0], dbias[..., 0], dh0)
     return found if dt_weight is None else (*found, dweight)
 
 
@@ -95,11 +105,13 @@ def _run(
     blocks: int,
     others: Outputs | Gradients,
 ) -> None:
-    import numpy as np
-
     u, dt_raw, A, B, C, D, dt_bias, h0, directions, softplus = inputs
     (batch, height, width, channels), (count, _, states) = u.shape, A.shape
-    weight = u.new_empty(0) if dt_weight is None else dt_weight
+    if dt_weight is None:
+        rank, rows = 0, (channels, states)
+    else:
+        rank = dt_weight.shape[-1]
+        rows = (rank + 2 * states,) * 2
     walks = _walks(directions, height, width)
     tasks = parts * batch * blocks
     scan = Scan(
@@ -110,28 +122,26 @@ def _run(
         channels,
         count,
         states,
-        0 if dt_weight is None else dt_weight.shape[-1],
+        rank,
         int(softplus),
         parts,
         starts.shape[2],
-        walks.ctypes.data,
-        *_addresses(u, dt_raw, weight, A, B, C, D, dt_bias, h0, starts),
+        *rows,
+        walks.buffer_info()[0],
+        u.data_ptr(),
+        dt_raw.data_ptr(),
+        0 if dt_weight is None else dt_weight.data_ptr(),
+        *(x.data_ptr() for x in (A, B, C, D, dt_bias, h0, starts)),
     )
-    call = np.array([*scan, *others], dtype=np.int64)
+    call = array("q", (*scan, *others))
     share_out(kernel.ctypes, call, tasks)
     if call[Scan._fields.index("finished")] != tasks:  # a C function cannot raise
         raise MemoryError("the cpu scan found no memory for the arrays that each of its threads works on")
 
 
-def _addresses(*tensors: Tensor) -> list[int]:
-    return [x.data_ptr() for x in tensors]
-
-
 @functools.lru_cache(maxsize=256)
-def _walks(directions: tuple[str, ...], height: int, width: int) -> Any:
-    """`Scan.walks`, a numpy array."""
-    import numpy as np
-
+def _walks(directions: tuple[str, ...], height: int, width: int) -> array[int]:
+    """`Scan.walks`."""
     last = height * width - 1
     walks = {
         "row": (0, width, 1, width),
@@ -139,7 +149,7 @@ def _walks(directions: tuple[str, ...], height: int, width: int) -> Any:
         "row-reversed": (last, width, -1, -width),
         "column-reversed": (last, height, -width, -1),
     }
-    return np.array([walks[name] for name in directions], dtype=np.int64)
+    return array("q", [number for name in directions for number in walks[name]])
 
 
 def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
@@ -156,9 +166,10 @@ def _split(u: Tensor, directions: Sequence[str]) -> tuple[int, int]:
 
 def _add_up(parts: Tensor) -> Tensor:
     """Sum over the first dimension, in order; no view of several parts, which would keep all of them in memory."""
-    if parts.shape[0] == 1:
-        return parts[0]
-    total = torch.add(parts[0], parts[1])
-    for part in parts[2:]:
+    first, *others = parts.unbind()
+    if not others:
+        return first
+    total = first + others[0]
+    for part in others[1:]:
         total += part
     return total

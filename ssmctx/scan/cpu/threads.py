@@ -10,6 +10,7 @@ import ctypes
 import functools
 import os
 import sys
+from array import array
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -34,16 +35,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def share_out(kernel: Any, call: Any, tasks: int) -> None:
+def share_out(kernel: Any, call: array[int], tasks: int) -> None:
     """Run a kernel on several threads at once, each of which takes tasks until none is left.
 
     Args:
         kernel: a C function of one pointer, as ctypes has it.
-        call: what the pointer points to, a numpy array. Threads count up in it which tasks are taken; see
+        call: what the pointer points to. Threads count up in it which tasks are taken; see
             `ssmctx.scan.cpu.arrays.Scan`.
         tasks: how many there are. No more threads than tasks, and than `torch.get_num_threads()`, take part.
     """
-    threads, address = min(tasks, torch.get_num_threads()), call.ctypes.data
+    threads, address = min(tasks, torch.get_num_threads()), call.buffer_info()[0]
     if threads <= 1:
         kernel(address)
     elif _openmp() is not None and not _forked:
