@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -222,6 +222,13 @@ FAULTS = [
             (parts.forgets_a_gradient, "gradient of u of backend"),
             (parts.reads_what_it_never_wrote, "is nan at"),
         )
+    ),
+    Fault(
+        parts.swaps_the_parts_of_a_gradient,
+        parts.sound_low_rank_backend,
+        lambda make: assert_scan_equal(make(), replace(SCAN, rank=2)),
+        "fast = slow",
+        "gradient of B of backend 'swaps the parts'",
     ),
     Fault(parts.ZerosAtTheEnd, lambda sound: sound, lambda make: assert_coder(make(RansCoder())), "coder", "passes"),
 ]

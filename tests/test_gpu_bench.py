@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,22 @@ def test_processes_side_by_side_give_their_exit_codes():
     assert in_processes(runs[:2], 2, Clock(time.monotonic() + 60)) == {0: 0, 1: 3}
     assert in_processes(runs[2:], 1, Clock(time.monotonic() + 0.2)) == {0: None}
     assert in_processes(runs, 1, Clock(time.monotonic() - 1)) == {0: None, 1: None, 2: None}
+
+
+def test_a_process_takes_one_run_after_the_other_and_another_goes_on_where_it_dies():
+    saw = multiprocessing.get_context("fork").Array("i", 5)
+
+    def see(i):
+        saw[i] = os.getpid()
+
+    def die():
+        see(2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    runs = [partial(see, 0), partial(see, 1), die, partial(see, 3), lambda: see(4) or sys.exit(0)]
+    assert in_processes(runs, 1, Clock(time.monotonic() + 60)) == {0: 0, 1: 0, 2: -9, 3: 0, 4: 0}
+    first, second, third, fourth, fifth = saw
+    assert first == second == third != fourth == fifth
 
 
 def test_constants_are_put_back():

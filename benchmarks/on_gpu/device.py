@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -80,26 +81,47 @@ def workers() -> int:
 
 
 def in_processes(runs: Sequence[Callable[[], object]], together: int, clock: Clock) -> dict[int, int | None]:
-    """Exit codes of runs in processes of their own, so many together; None of those that time is up for."""
+    """Exit codes of runs, several at the same time; None of those that time is up for.
+
+    A process takes one run after the other, for CUDA starts anew in each. A run that ends its process, as an exception
+    does, gives that exit code, and another process goes on.
+    """
     context = multiprocessing.get_context("fork")
-    waiting, going, codes = list(enumerate(runs)), {}, {}
-    while waiting or going:
-        while waiting and len(going) < together and clock.left() > 0:
-            number, run = waiting.pop(0)
-            going[number] = context.Process(target=run)
-            going[number].start()
-        for number, process in list(going.items()):
+    taken, ended = context.Value("i", 0), context.Array("i", len(runs))
+    codes: dict[int, int | None] = {}
+
+    def start() -> tuple[Any, Any]:
+        at = context.Value("i", 0)
+        process = context.Process(target=_take, args=(runs, taken, ended, at))
+        process.start()
+        return process, at
+
+    going = [start() for _ in range(min(together, len(runs)))] if clock.left() > 0 else []
+    while going and clock.left() > 0:
+        for process, at in list(going):
             process.join(0.05)
-            if (code := process.exitcode) is None and clock.left() > 0:
+            if process.exitcode is None:
                 continue
-            process.kill()
-            process.join()
-            codes[number] = code
-            del going[number]
-        if clock.left() <= 0:
-            codes |= {number: None for number, _ in waiting}
-            waiting = []
-    return codes
+            going.remove((process, at))
+            if not ended[at.value]:
+                codes[at.value] = process.exitcode
+                going += [start()] if taken.value < len(runs) else []
+    for process, _ in going:
+        process.kill()
+        process.join()
+    return {i: codes.get(i, 0 if ended[i] else None) for i in range(len(runs))}
+
+
+def _take(runs: Sequence[Callable[[], object]], taken: Any, ended: Any, at: Any) -> None:
+    """Do runs until none is left, and tell which."""
+    while True:
+        with taken.get_lock():
+            number, taken.value = taken.value, taken.value + 1
+        if number >= len(runs):
+            return
+        at.value = number
+        runs[number]()
+        ended[number] = 1
 
 
 def _launch(plan: Plan, channels: int, changed: Change) -> None:

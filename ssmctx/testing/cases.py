@@ -117,6 +117,7 @@ class ScanCase:
         softplus: whether step sizes go through a softplus.
         dt_shift: added to the step sizes; -12 makes memory long, 6 makes it short.
         seed: of the values.
+        rank: of low-rank step sizes; 0 for step sizes that are given whole.
 
     Examples:
         >>> from ssmctx.testing import ScanCase
@@ -133,9 +134,10 @@ class ScanCase:
     softplus: bool = True
     dt_shift: float = 0.0
     seed: int = 0
+    rank: int = 0
 
     def tensors(self, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-        """The eight tensors that a backend takes, by name."""
+        """The eight tensors that a backend takes, by name; of low-rank step sizes their factor dt_weight as a ninth."""
         generator = torch.Generator().manual_seed(self.seed)
 
         def normal(*shape: int) -> Tensor:
@@ -154,6 +156,12 @@ class ScanCase:
             "dt_bias": normal(count, self.channels).clamp(-2, 2),
             "h0": normal(self.batch, count, self.channels, self.states),
         }
+        if self.rank:
+            low_rank, weight = normal(*grid, count, self.rank), normal(count, self.channels, self.rank)
+            weight = weight * self.rank**-0.5
+            if not self.softplus:
+                low_rank, weight = low_rank.abs(), weight.abs()
+            values |= {"dt_raw": low_rank, "dt_bias": values["dt_bias"] + shift, "dt_weight": weight}
         return {name: value.to(dtype) for name, value in values.items()}
 
 

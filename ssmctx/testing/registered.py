@@ -55,6 +55,7 @@ _SCANS = (
     ScanCase(batch=2, height=5, width=7, channels=9, states=3),
     ScanCase(height=1, width=1, channels=65, states=16, dt_shift=-12.0, seed=1),
     ScanCase(height=9, width=4, channels=3, states=5, directions=("column-reversed",), softplus=False, seed=2),
+    ScanCase(batch=2, height=3, width=6, channels=66, states=3, rank=3, seed=3),
 )
 
 

@@ -161,7 +161,8 @@ def steps(num_steps: int) -> st.SearchStrategy[int]:
 
 
 def scan_cases(largest: int = 9, states: int = 17) -> st.SearchStrategy[ScanCase]:
-    """Arguments of a scan: any direction, any number of times; long and short memory; widths around whole vectors.
+    """Arguments of a scan: any direction, any number of times; long and short memory; widths around whole vectors; step
+    sizes whole and of low rank.
 
     Args:
         largest: height and width.
@@ -179,6 +180,7 @@ def scan_cases(largest: int = 9, states: int = 17) -> st.SearchStrategy[ScanCase
         softplus=st.booleans(),
         dt_shift=st.sampled_from([0.0, -12.0, 6.0]),
         seed=seeds(),
+        rank=st.sampled_from([0, 0, 1, 5]),
     )
 
 

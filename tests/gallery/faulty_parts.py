@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
@@ -160,6 +162,39 @@ def sound_backend() -> Backend:
         return torch.autograd.grad([v, last], leaves, [dv, dlast])
 
     return Backend("sound", lambda: None, reference.forward, backward)
+
+
+def sound_low_rank_backend() -> Backend:
+    """One that multiplies low-rank step sizes out itself."""
+
+    def whole(inputs, dt_weight):
+        return inputs._replace(dt_raw=torch.einsum("bhwkr,kdr->bhwkd", inputs.dt_raw, dt_weight))
+
+    def forward(inputs, dt_weight=None):
+        return reference.forward(inputs if dt_weight is None else whole(inputs, dt_weight))
+
+    def backward(dv, dlast, inputs, dt_weight=None):
+        if dt_weight is None:
+            return sound_backend().backward(dv, dlast, inputs)
+        du, steps, dA, dB, dC, *others = sound_backend().backward(dv, dlast, whole(inputs, dt_weight))
+        of_low_rank = torch.einsum("bhwkd,kdr->bhwkr", steps, dt_weight)
+        of_weight = torch.einsum("bhwkd,bhwkr->kdr", steps, inputs.dt_raw)
+        return du, torch.cat([of_low_rank, dB, dC], dim=-1), dA, None, None, *others, of_weight
+
+    return Backend("sound", lambda: None, forward, backward, low_rank=True)
+
+
+def swaps_the_parts_of_a_gradient() -> Backend:
+    """A low-rank scan that gives the gradient of C where that of B belongs."""
+    sound = sound_low_rank_backend()
+
+    def backward(dv, dlast, inputs, *dt_weight):
+        du, together, *others = sound.backward(dv, dlast, inputs, *dt_weight)
+        rank, states = inputs.dt_raw.shape[-1], inputs.B.shape[-1]
+        low_rank, B, C = together.split([rank, states, states], dim=-1)
+        return du, torch.cat([low_rank, C, B], dim=-1), *others
+
+    return dataclasses.replace(sound, name="swaps the parts", backward=backward)
 
 
 class ZerosAtTheEnd:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,7 +38,8 @@ def assert_scan_equal(
 ) -> None:
     """Outputs, last states and all gradients of a scan equal the sequential float64 reference.
 
-    All fresh memory is filled with NaN, so that reading what was never written shows.
+    Low-rank step sizes are multiplied out for a function, and for a `Backend` without `low_rank`. All fresh memory is
+    filled with NaN, so that reading what was never written shows.
 
     Args:
         backend: a registered name, a `Backend`, or a function like a `Backend`'s forward that autograd differentiates.
@@ -57,7 +58,7 @@ def assert_scan_equal(
         >>> from ssmctx.testing import ScanCase, assert_scan_equal
         >>> assert_scan_equal("torch", ScanCase(height=3, width=5, states=4))
     """
-    truth = _outputs(reference.forward, case, torch.float64)
+    truth = _outputs(_of_whole_steps(reference.forward), case, torch.float64)
     with poisoned_memory():
         found = attempt(_LAW, f"{_name(backend)} on {case}", _outputs, _callable(backend), case, dtype)
     bound = _BOUNDS.get(dtype, 1e-2) if bound is None else bound
@@ -131,32 +132,67 @@ class _Differentiable(torch.autograd.Function):
     """A backend's own forward and backward as one function of autograd."""
 
     @staticmethod
-    def forward(ctx: Any, backend: Backend, directions: Any, softplus: bool, *tensors: Tensor) -> Any:
-        ctx.backend, ctx.options = backend, (directions, softplus)
+    def forward(ctx: Any, backend: Backend, options: tuple[Any, ...], *tensors: Tensor | None) -> Any:
+        ctx.backend, ctx.options = backend, options
         ctx.save_for_backward(*tensors)
-        return backend.forward(ScanInputs._make([*tensors, directions, softplus]))
+        return backend.forward(*_arguments(tensors, options))
 
     @staticmethod
     def backward(ctx: Any, dv: Tensor, dlast: Tensor) -> Any:
-        inputs = ScanInputs._make([*ctx.saved_tensors, *ctx.options])
-        gradients = ctx.backend.backward(dv.contiguous(), dlast.contiguous(), inputs)
-        return None, None, None, *gradients
+        arguments = _arguments(ctx.saved_tensors, ctx.options)
+        return None, None, *ctx.backend.backward(dv.contiguous(), dlast.contiguous(), *arguments)
 
 
-def _callable(backend: Any) -> Callable[[ScanInputs], tuple[Tensor, Tensor]]:
+_Scan = Callable[..., tuple[Tensor, Tensor]]
+"""A function of `ScanInputs` and, if their step sizes are of low rank, their factor dt_weight."""
+
+
+def _callable(backend: Any) -> _Scan:
     if isinstance(backend, str):
-        return lambda inputs: scan(*inputs, backend=backend)
-    if not isinstance(backend, Backend):
-        return backend  # type: ignore[no-any-return]
-    if backend.backward is None:
-        return backend.forward
 
-    def run(inputs: ScanInputs) -> tuple[Tensor, Tensor]:
-        *tensors, directions, softplus = inputs
-        v, last = _Differentiable.apply(backend, directions, softplus, *tensors)
+        def named(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            tensors = _side_by_side(inputs, dt_weight)
+            return scan(*tensors[:8], *inputs[8:], backend, dt_weight)  # type: ignore[arg-type, call-arg]
+
+        return named
+    if not isinstance(backend, Backend):
+        return _of_whole_steps(backend)
+    if backend.backward is None:
+        return _of_whole_steps(backend.forward)
+
+    def run(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        v, last = _Differentiable.apply(backend, inputs[8:], *_side_by_side(inputs, dt_weight))
         return v, last
 
-    return run
+    return run if backend.low_rank else _of_whole_steps(run)
+
+
+def _of_whole_steps(run: Callable[[ScanInputs], tuple[Tensor, Tensor]]) -> _Scan:
+    """A scan that knows no other ones."""
+
+    def multiplied(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if dt_weight is not None:
+            inputs = inputs._replace(dt_raw=torch.einsum("bhwkr,kdr->bhwkd", inputs.dt_raw, dt_weight))
+        return run(inputs)
+
+    return multiplied
+
+
+def _side_by_side(inputs: ScanInputs, dt_weight: Tensor | None) -> list[Tensor | None]:
+    """The eight tensors; with dt_weight nine, of which the second holds low-rank step sizes, B and C."""
+    u, dt_raw, A, B, C, *others = inputs[:8]
+    if dt_weight is None:
+        return [u, dt_raw, A, B, C, *others]
+    return [u, torch.cat([dt_raw, B, C], dim=-1), A, None, None, *others, dt_weight]
+
+
+def _arguments(tensors: Sequence[Any], options: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What a backend's functions take, of tensors as `_side_by_side` gives them."""
+    if len(tensors) == 8:
+        return (ScanInputs._make([*tensors, *options]),)
+    u, together, A, _, _, *others, dt_weight = tensors
+    parts = together.split([dt_weight.shape[-1], A.shape[-1], A.shape[-1]], dim=-1)
+    return ScanInputs._make([u, parts[0], A, *parts[1:], *others, *options]), dt_weight
 
 
 def _name(backend: Any) -> str:
@@ -165,10 +201,11 @@ def _name(backend: Any) -> str:
     return f"backend {backend.name!r}" if isinstance(backend, Backend) else getattr(backend, "__name__", "the scan")
 
 
-def _outputs(run: Callable[[ScanInputs], Any], case: ScanCase, dtype: torch.dtype) -> dict[str, Tensor]:
+def _outputs(run: _Scan, case: ScanCase, dtype: torch.dtype) -> dict[str, Tensor]:
     """Both outputs, and the gradients of a weighted sum of them."""
     tensors = {name: x.requires_grad_() for name, x in case.tensors(dtype).items()}
-    v, last = run(ScanInputs._make([*tensors.values(), tuple(case.directions), case.softplus]))
+    inputs, factor = list(tensors.values())[:8], list(tensors.values())[8:]
+    v, last = run(ScanInputs._make([*inputs, tuple(case.directions), case.softplus]), *factor)
     generator = torch.Generator().manual_seed(case.seed + 1)
     weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(dtype) for x in (v, last)]
     total = (v * weights[0]).sum() + (last * weights[1]).sum()
