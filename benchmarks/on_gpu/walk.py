@@ -22,7 +22,7 @@ _TOLERANCE = 1e-3  # of values that stand beside the same symbols: on a GPU a ba
 
 
 def walk(plan: Plan, save: Save, clock: Clock) -> None:
-    """Each component in a process that none broke before it; tracebacks are printed."""
+    """Each component once. A process ends with the first one that breaks in it; tracebacks are printed."""
     jobs = _jobs(plan)
     codes = in_processes(list(jobs.values()), workers(), clock)
     broken = {name: code for name, code in zip(jobs, (codes[i] for i in range(len(jobs))), strict=True) if code != 0}

@@ -168,7 +168,7 @@ def _callable(backend: Any) -> _Scan:
 
 
 def _of_whole_steps(run: Callable[[ScanInputs], tuple[Tensor, Tensor]]) -> _Scan:
-    """A scan that knows no other ones."""
+    """Multiplies low-rank step sizes out for a scan that takes whole ones only."""
 
     def multiplied(inputs: ScanInputs, dt_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if dt_weight is not None:
@@ -204,8 +204,8 @@ def _name(backend: Any) -> str:
 def _outputs(run: _Scan, case: ScanCase, dtype: torch.dtype) -> dict[str, Tensor]:
     """Both outputs, and the gradients of a weighted sum of them."""
     tensors = {name: x.requires_grad_() for name, x in case.tensors(dtype).items()}
-    inputs, factor = list(tensors.values())[:8], list(tensors.values())[8:]
-    v, last = run(ScanInputs._make([*inputs, tuple(case.directions), case.softplus]), *factor)
+    values = list(tensors.values())
+    v, last = run(ScanInputs._make([*values[:8], tuple(case.directions), case.softplus]), *values[8:])
     generator = torch.Generator().manual_seed(case.seed + 1)
     weights = [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(dtype) for x in (v, last)]
     total = (v * weights[0]).sum() + (last * weights[1]).sum()
